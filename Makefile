@@ -1,0 +1,30 @@
+# make repro: set up and run the main job.  make test: set up and run the tests.  Both may be repeated at any time.
+.PHONY: repro test test-long check env
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+ENVIRONMENT := .venv/.complete
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+repro: env
+	dvc repro
+	@tcl show
+
+test: env check
+	pytest -q
+
+test-long: env
+	pytest -q -m "slow or not slow"
+
+check: env
+	ruff check .
+	ruff format --check .
+	mypy
+
+env: $(ENVIRONMENT)
+
+# The stamp is written last, so an interrupted set-up is done again.
+$(ENVIRONMENT): pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

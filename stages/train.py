@@ -1,0 +1,78 @@
+"""python -m stages.launch train VARIANT: train TCL on the frozen CLIP; on several nodes, under torchrun on each."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tcl.commands.boundary import boundary
+from tcl.commands.tracking import tracked
+from tcl.commands.workspace import data_root, runs_root, worker_count
+from tcl.config import load_config
+from tcl.files import sha256
+from tcl.model.build import build_tcl
+from tcl.model.checkpoint import load_clip, save_tcl
+from tcl.model.ranks import Ranks, joined_ranks
+from tcl.model.tcl import Objective
+from tcl.training.curves import write_curves
+from tcl.training.data import open_pairs, training_batches
+from tcl.training.loop import fit
+from tcl.training.resume import resume_directory
+from tcl.training.tasks import TCLTask
+
+CLIP = Path("weights/clip.safetensors")
+MANIFESTS = Path("manifests/pairs")
+
+
+def main(variant: str, ranks: Ranks) -> None:
+    config = load_config()
+    plan, sizes = config.train, config.model
+    readers = open_pairs(config.sources, shards=data_root(), manifests=MANIFESTS)
+    subject = {
+        "train": plan.model_dump(),
+        "model": sizes.model_dump(),
+        "clip": sha256(CLIP),
+        "pairs": {name: sha256(MANIFESTS / f"{name}.json") for name in config.sources},
+    }
+    torch.manual_seed(plan.seed)
+    model = build_tcl(
+        load_clip(CLIP),
+        frozen_blocks=sizes.frozen_blocks,
+        decoder_levels=sizes.decoder_levels,
+        objective=Objective(**plan.objective.model_dump()),
+    ).to(ranks.device)
+    batches = training_batches(
+        readers,
+        augmentation=plan.augmentation,
+        image_size=sizes.clip.image_size,
+        context_length=sizes.clip.context_length,
+        seed=plan.seed,
+        global_batch=plan.global_batch,
+        steps=plan.last_step + 1,
+        ranks=ranks,
+    )
+    task = TCLTask(model, seed=plan.seed, decoder_only_steps=plan.decoder_only_steps, ranks=ranks)
+    with (
+        resume_directory(runs_root(), f"train-{variant}", subject, first=ranks.first) as resume,
+        tracked(f"train@{variant}", subject, enabled=ranks.first) as run,
+    ):
+        rows = fit(
+            task,
+            batches,
+            plan=plan,
+            ranks=ranks,
+            resume=resume,
+            precision=plan.precision,
+            workers=worker_count(ranks.size),
+            title=f"train {variant}",
+            on_log=run.log,
+        )
+        if ranks.first:
+            write_curves(Path(f"curves/{variant}.csv"), rows)
+            save_tcl(Path(f"weights/{variant}.safetensors"), model, inference=config.inference.model_dump())
+            resume.discard()
+
+
+if __name__ == "__main__":
+    with boundary(f"train {sys.argv[1]}"), joined_ranks() as ranks:
+        main(sys.argv[1], ranks)

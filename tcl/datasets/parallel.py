@@ -1,0 +1,75 @@
+"""One function over many files: in processes, with progress, and with every fault reported at the end."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from tcl.errors import TCLError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SHOWN = 20
+_PER_WORKER = 256  # items handed over at a time: enough to keep a worker busy, few enough to keep memory flat
+
+
+def each(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, title: str) -> list[Result]:
+    """`function` of every item, in order, over `workers` processes; with one worker in this process.
+
+    `function` must be importable by name and should return what is wrong with a file rather than raise.
+
+    Raises:
+        TCLError: `workers` is below 1, or a worker died.
+    """
+    if workers < 1:
+        raise TCLError(f"workers must be at least 1, got {workers}.")
+    run = map(function, items) if min(workers, len(items)) <= 1 else _spread(function, items, workers)
+    return list(tqdm(run, total=len(items), desc=title, unit="file", disable=not items))
+
+
+def _spread(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    context = multiprocessing.get_context("spawn")
+    count = min(workers, len(items))
+    step = _PER_WORKER * count
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            for start in range(0, len(items), step):
+                yield from pool.map(function, items[start : start + step], chunksize=8)
+        except BrokenProcessPool as error:
+            raise TCLError(
+                "A worker process died, perhaps for lack of memory. Try again with fewer workers."
+            ) from error
+
+
+def _end_with_parent() -> None:
+    """Leave no worker behind when the main process is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def refuse(problems: Sequence[str | None], *, title: str, advice: str) -> None:
+    """Do nothing if every entry is None.
+
+    Raises:
+        TCLError: there are problems; the message counts them, shows the first 20 and ends with `advice`.
+    """
+    found = [problem for problem in problems if problem is not None]
+    if not found:
+        return
+    more = [f"  ... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    count = "1 file is" if len(found) == 1 else f"{len(found)} files are"
+    lines = [f"{title}: {count} not right.", *(f"  {problem}" for problem in found[:_SHOWN]), *more, advice]
+    raise TCLError("\n".join(lines))

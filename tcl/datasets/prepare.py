@@ -1,0 +1,55 @@
+"""From a data set as it is distributed to label maps that the evaluation reads, converted in place and verified."""
+
+from pathlib import Path
+from typing import Any
+
+from tcl.datasets import cityscapes, coco, context
+from tcl.datasets.benchmark import MONITORS, Benchmark, of_dataset
+from tcl.datasets.verify import Verified, verify
+from tcl.errors import TCLError
+
+_CONVERSIONS = {"coco_stuff164k": coco.convert, "context": context.convert, "cityscapes": cityscapes.convert}
+
+
+def prepare(dataset: str, root: Path, *, workers: int = 1, complete: bool) -> dict[str, Any]:
+    """Convert what the data set needs, beside the originals, then verify every benchmark that is made of it.
+
+    Originals are never changed, and what has been converted is left alone, so an interrupted call can be repeated.
+    Monitors are verified where the list of their training split is there. `complete` demands the official number of
+    images; without it a subset passes.
+
+    Args:
+        dataset: One of `tcl.datasets.benchmark.DATASETS`.
+        root: The data root.
+        workers: Number of processes.
+        complete: Whether the official number of images must be there.
+
+    Returns:
+        The manifest: `dataset` and, by key of each benchmark, `images` (their number) and `digest` (a SHA-256 over
+        names, images and label maps). It is the same wherever and however often it is made.
+
+    Raises:
+        TCLError: something is missing or not valid; the message says what, and what belongs where.
+    """
+    benchmarks = of_dataset(dataset)
+    if not root.is_dir():
+        raise TCLError(f"the data root {root} is missing. {benchmarks[0].layout()}")
+    if dataset in _CONVERSIONS:
+        _CONVERSIONS[dataset](root, workers=workers)
+    verified: dict[tuple[str | int | None, ...], Verified] = {}
+    for benchmark in benchmarks:
+        if _wanted(benchmark, root) and _files(benchmark) not in verified:
+            verified[_files(benchmark)] = verify(benchmark, root, workers=workers, complete=complete)
+    entries = {each.key: verified[_files(each)] for each in benchmarks if _files(each) in verified}
+    manifest = {key: {"images": entry.images, "digest": entry.digest} for key, entry in entries.items()}
+    return {"dataset": dataset, "benchmarks": manifest}
+
+
+def _wanted(benchmark: Benchmark, root: Path) -> bool:
+    """Whether to verify: a monitor is optional, and is there if its split file is."""
+    return benchmark.key not in MONITORS or (benchmark.split is not None and (root / benchmark.split).is_file())
+
+
+def _files(benchmark: Benchmark) -> tuple[str | int | None, ...]:
+    """What the verification looks at: VOC with and without background, for one, share it."""
+    return (benchmark.images, benchmark.labels, benchmark.label_suffix, benchmark.split, benchmark.stored_labels)

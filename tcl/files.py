@@ -1,0 +1,76 @@
+"""Writing files so that a reader never sees half of one."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tcl.errors import TCLError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not.
+
+    The temporary name keeps the suffix of `path`, for writers that choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically; keys keep their order and floats all their digits."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(url: str, path: str | Path) -> None:
+    """Download `url` to `path`, atomically, with progress. Raises TCLError if it cannot be had or comes incomplete."""
+    import shutil
+    import urllib.error
+    import urllib.request
+
+    from tqdm import tqdm
+
+    advice = f"Fetch {url} on a machine that can, and put it at {path}."
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, replacing(path) as temporary:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with (
+                open(temporary, "wb") as file,
+                tqdm.wrapattr(file, "write", total=size, desc=Path(path).name, bytes=True) as counted,
+            ):
+                shutil.copyfileobj(answer, counted)
+            if size and temporary.stat().st_size != size:
+                raise TCLError(f"{url}: {temporary.stat().st_size} of {size} bytes arrived. {advice}")
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise TCLError(f"{path}: not there, and could not be fetched ({error}). {advice}") from error

@@ -1,0 +1,121 @@
+"""Soft masks of one window: padding, refinement and resizing around a model's mask grid (paper, Sec. 3.5)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcl.inference.pamr import pamr
+from tcl.inference.prompts import class_embeddings
+from tcl.inference.settings import InferenceSettings
+from tcl.model.clip import Clip, dense_embeddings, embed_patches, identity_attention_block, patch_grid, run_blocks
+from tcl.model.losses import normalise
+from tcl.model.tcl import TCL
+
+
+class SegmentationModel(Protocol):
+    """What segmentation needs of a model: TCL itself, or a training-free method on the frozen CLIP."""
+
+    settings: InferenceSettings
+
+    def class_embeddings(self, names: list[str], templates: str = "custom") -> Tensor: ...
+
+    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.3) -> Tensor: ...
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, ...]]:
+    """Zero-pad [B, 3, H, W] to multiples of `multiple`; left and top get the smaller half.
+
+    Returns the padded images and the index of the originals in them.
+    """
+    height, width = images.shape[2:]
+    extra_h, extra_w = -height % multiple, -width % multiple
+    top, left = extra_h // 2, extra_w // 2
+    padded = F.pad(images, (left, extra_w - left, top, extra_h - top))
+    inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+    return padded, inside
+
+
+def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, align_corners False: [B, N, h, w] -> [B, N, *size]."""
+    return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+
+
+def maskclip_maps(clip: Clip, tokens: Tensor, grid: tuple[int, int], embeddings: Tensor) -> Tensor:
+    """MaskCLIP's cosine maps [B, N, gh, gw] from the tokens that enter CLIP's last block."""
+    visual = clip.visual
+    tokens = identity_attention_block(visual.transformer.resblocks[-1], tokens)
+    dense = normalise(dense_embeddings(visual, tokens, grid), dim=1)
+    return torch.einsum("bdhw,nd->bnhw", dense, embeddings)
+
+
+def knowledge_preserving_masks(cosines: Tensor) -> Tensor:
+    """CLIP cosines -> soft masks in [0, 1]: sigmoid(10 * (cos - 0.25))."""
+    return torch.sigmoid(10 * (cosines - 0.25))
+
+
+class TCLSegmenter(TCL):
+    """A TCL with its inference: class embeddings from names, soft masks from images."""
+
+    settings = InferenceSettings()
+
+    def class_embeddings(self, names: list[str], templates: str | list[str] = "custom") -> Tensor:
+        """Embeddings [N, D] of class names, of length 1; templates: a set's official name, or a list of one's own."""
+        return class_embeddings(self.clip, names, templates)
+
+    @torch.no_grad()
+    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.3) -> Tensor:
+        """Soft masks [B, N, H, W] in [0, 1]; images: [B, 3, H, W], normalised, any size; embeddings: [N, D].
+
+        kp_w: share of the frozen MaskCLIP map in the result (the paper's knowledge-preserving mix), in [0, 1].
+        """
+        padded, inside = pad_to_multiple(images, self.patch_size)
+        grid = patch_grid(self.clip.visual, padded)
+        tokens = self.frozen_tokens(padded)
+        masks = torch.sigmoid(self.mask_logits(self.grounder(tokens, grid), embeddings))
+        if pamr:
+            masks = refine(padded, masks, self.settings)
+        if kp_w:
+            blocks = self.clip.visual.transformer.resblocks
+            last = run_blocks(list(blocks)[len(self.trunk) : -1], tokens)
+            prior = knowledge_preserving_masks(maskclip_maps(self.clip, last, grid, embeddings))
+            masks = kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - kp_w) * masks
+        return resize(masks, (padded.shape[2], padded.shape[3]))[inside]
+
+
+def refine(images: Tensor, masks: Tensor, settings: InferenceSettings) -> Tensor:
+    """PAMR with the settings' iterations and dilations."""
+    return pamr(images, masks, iterations=settings.pamr_iterations, dilations=settings.pamr_dilations)
+
+
+class MaskCLIP(nn.Module):
+    """The training-free baseline as TCL defines it: CLIP with identity attention in its last block.
+
+    mask_stride: side of the grid cell in pixels on which PAMR works; TCL's own, so that both are refined alike.
+    """
+
+    def __init__(self, clip: Clip, settings: InferenceSettings, *, mask_stride: int) -> None:
+        super().__init__()
+        self.clip = clip
+        self.settings = settings
+        self.mask_stride = mask_stride
+
+    def class_embeddings(self, names: list[str], templates: str | list[str] = "custom") -> Tensor:
+        """Embeddings [N, D] of class names, of length 1."""
+        return class_embeddings(self.clip, names, templates)
+
+    @torch.no_grad()
+    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.0) -> Tensor:
+        """Soft masks [B, N, H, W] in [0, 1]: sigmoid(10 * (cos - 0.25)); kp_w has nothing to mix here."""
+        visual = self.clip.visual
+        padded, inside = pad_to_multiple(images, visual.conv1.kernel_size[0])
+        tokens = run_blocks(list(visual.transformer.resblocks)[:-1], embed_patches(visual, padded))
+        masks = knowledge_preserving_masks(maskclip_maps(self.clip, tokens, patch_grid(visual, padded), embeddings))
+        size = (padded.shape[2], padded.shape[3])
+        masks = resize(masks, (size[0] // self.mask_stride, size[1] // self.mask_stride))
+        if pamr:
+            masks = refine(padded, masks, self.settings)
+        return resize(masks, size)[inside]

@@ -1,0 +1,55 @@
+"""Class names -> prompts -> class embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+
+import torch
+import yaml
+from torch import Tensor
+
+from tcl.errors import TCLError
+from tcl.model.clip import Clip
+from tcl.model.losses import normalise
+from tcl.model.tokenizer import tokenize
+
+
+@lru_cache(maxsize=1)
+def _own_templates() -> dict[str, list[str]]:
+    return yaml.safe_load((files("tcl.inference") / "templates.yaml").read_text(encoding="utf-8"))
+
+
+def prompt_templates(name: str) -> list[str]:
+    """The template set of this name; each template has one `{}` for the class name. Raises TCLError if unknown."""
+    own = _own_templates()
+    if name in own:
+        return own[name]
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    openai = {"full": OPENAI_IMAGENET_TEMPLATES, "subset": SIMPLE_IMAGENET_TEMPLATES}
+    if name not in openai:
+        raise TCLError(f"templates: {name!r} is no template set; known are {', '.join([*own, *openai])}.")
+    return [template("{}") for template in openai[name]]
+
+
+@torch.no_grad()
+def class_embeddings(clip: Clip, names: Sequence[str], templates: str | Sequence[str] = "custom") -> Tensor:
+    """Embeddings [N, D] of class names, of length 1: mean of the raw text features over templates, then normalised.
+
+    templates: the name of a set, or templates of one's own with a `{}` each (paper, Sec. 4.1).
+    """
+    if not names:
+        raise TCLError("class names: at least one is needed, none was given.")
+    chosen = prompt_templates(templates) if isinstance(templates, str) else list(templates)
+    wrong = [template for template in chosen if template.count("{}") != 1]
+    if wrong or not chosen:
+        raise TCLError(f"templates: each must hold '{{}}' once for the class name; got {wrong or 'none'}.")
+    device = clip.positional_embedding.device
+    length = clip.positional_embedding.shape[0]
+    embeddings = []
+    for name in names:
+        tokens = tokenize([template.format(name) for template in chosen], context_length=length)
+        embeddings.append(clip.encode_text(tokens.to(device)).mean(dim=0))
+    return normalise(torch.stack(embeddings))

@@ -1,0 +1,67 @@
+"""From an image file's pixels to logits and a label map: resizing, sliding windows, background (paper, Sec. 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tcl.inference.masks import SegmentationModel, resize
+from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings
+
+
+def model_input(image: NDArray[np.uint8], settings: InferenceSettings) -> Tensor:
+    """uint8 BGR [H, W, 3] as cv2 decodes it -> normalised RGB float32 [1, 3, H', W'].
+
+    Resized by s = min(long_side / long, short_side / short) to int(side * s + .5), bilinear on uint8.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = min(settings.long_side / max(height, width), settings.short_side / min(height, width))
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    rgb = torch.from_numpy(resized[:, :, ::-1].astype(np.float32))
+    return ((rgb - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1)[None].contiguous()
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one axis; the last one is shifted back to the border."""
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [max(min(i * stride, length - window), 0) for i in range(count)]
+
+
+@torch.no_grad()
+def sliding_logits(
+    model: SegmentationModel, image: Tensor, embeddings: Tensor, *, settings: InferenceSettings, background: bool
+) -> Tensor:
+    """Logits [1, C, H, W] of a normalised image [1, 3, H, W], averaged over its windows.
+
+    C is the number of embeddings, with a constant background channel in front of them if asked for.
+    """
+    height, width = image.shape[2:]
+    side = settings.window
+    corners = [
+        (y, x)
+        for y in window_starts(height, side, settings.stride)
+        for x in window_starts(width, side, settings.stride)
+    ]
+    windows = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
+    total = image.new_zeros(1, len(embeddings), height, width)
+    visits = image.new_zeros(1, 1, height, width)
+    for group in range(0, len(corners), 4):
+        batch = model.soft_masks(windows[group : group + 4], embeddings, settings.pamr, settings.kp_w)
+        for (y, x), masks in zip(corners[group : group + 4], batch, strict=True):
+            total[:, :, y : y + side, x : x + side] += masks
+            visits[:, :, y : y + side, x : x + side] += 1
+    logits = total / visits
+    if background:
+        constant = torch.full_like(logits[:, :1], settings.background_threshold)
+        logits = torch.cat([constant, logits], dim=1)
+    return logits
+
+
+def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Logits [1, C, H', W'] -> channel indices [H, W]: bilinear to the image's own size, softmax, argmax."""
+    return resize(logits, size).softmax(dim=1).argmax(dim=1)[0].cpu().numpy()

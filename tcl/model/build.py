@@ -1,0 +1,49 @@
+"""The one place that knows how the parts of a TCL fit together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from tcl.model.clip import Clip, ClipSizes, build_clip
+from tcl.model.grounder import DecoderLevel, Grounder
+from tcl.model.tcl import TCL, Objective
+
+Model = TypeVar("Model", bound=TCL)
+
+
+@dataclass(frozen=True)
+class TCLSizes:
+    """Sizes of a TCL: its CLIP, how many of CLIP's image blocks stay frozen below the grounder, decoder levels."""
+
+    clip: ClipSizes
+    frozen_blocks: int = 11
+    decoder_levels: int = 2
+
+
+def build_grounder(clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Grounder:
+    """A grounder that starts as a copy of CLIP's last blocks and projection, its decoder as the identity."""
+    visual = clip.visual
+    width = visual.conv1.out_channels
+    return Grounder(
+        nn.ModuleList(copy.deepcopy(block) for block in visual.transformer.resblocks[frozen_blocks:]),
+        levels=nn.ModuleList(DecoderLevel(width) for _ in range(decoder_levels)),
+        norm=copy.deepcopy(visual.ln_post),
+        projection=nn.Parameter(visual.proj.detach().clone()),
+    ).requires_grad_(True)
+
+
+def build_tcl(clip: Clip, *, frozen_blocks: int, decoder_levels: int, objective: Objective | None = None) -> TCL:
+    """A TCL ready to train on top of a pretrained CLIP; new weights come from torch's global generator."""
+    grounder = build_grounder(clip, frozen_blocks=frozen_blocks, decoder_levels=decoder_levels)
+    return TCL(clip, grounder, objective=objective)
+
+
+def blank(sizes: TCLSizes, kind: Callable[..., Model]) -> Model:
+    """A model of class `kind` whose weights are yet to be loaded."""
+    clip = build_clip(sizes.clip)
+    return kind(clip, build_grounder(clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels))

@@ -1,0 +1,105 @@
+"""Our checkpoint files: safetensors whose header says what model the weights belong to and how to use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcl.errors import TCLError
+from tcl.files import replacing
+from tcl.model.build import TCLSizes
+from tcl.model.clip import Clip, ClipSizes, build_clip, clip_sizes
+from tcl.model.tcl import TCL
+
+TCL_FORMAT = "tcl-1"
+CLIP_FORMAT = "clip-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A TCL on file: its sizes, its weights by the names of `TCL.state_dict`, the inference settings it carries."""
+
+    sizes: TCLSizes
+    weights: dict[str, Tensor]
+    inference: dict[str, Any] | None = None
+
+
+def tcl_sizes(model: TCL) -> TCLSizes:
+    """Read the sizes off a built TCL."""
+    return TCLSizes(
+        clip=clip_sizes(model.clip), frozen_blocks=len(model.trunk), decoder_levels=len(model.grounder.levels)
+    )
+
+
+def save_tcl(path: Path, model: TCL, *, inference: dict[str, Any]) -> None:
+    """Write a TCL and its inference settings, atomically."""
+    _write(path, model, {"format": TCL_FORMAT, "sizes": asdict(tcl_sizes(model)), "inference": inference})
+
+
+def save_clip(path: Path, clip: Clip) -> None:
+    """Write a CLIP, atomically."""
+    _write(path, clip, {"format": CLIP_FORMAT, "sizes": asdict(clip_sizes(clip))})
+
+
+def read_tcl(path: Path) -> Checkpoint:
+    """Read one of our TCL checkpoints; raises TCLError if the file is not one or is damaged."""
+    header, weights = _read(path, TCL_FORMAT)
+    sizes = header["sizes"]
+    return Checkpoint(TCLSizes(**{**sizes, "clip": ClipSizes(**sizes["clip"])}), weights, header["inference"])
+
+
+def load_clip(path: Path) -> Clip:
+    """The CLIP in one of our CLIP files, in eval mode; raises TCLError if the file is not one or is damaged."""
+    header, weights = _read(path, CLIP_FORMAT)
+    clip = build_clip(ClipSizes(**header["sizes"]))
+    assign(clip, weights, str(path))
+    return clip.eval()
+
+
+def assign(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Copy weights into a model, in the model's dtype; all keys and shapes must agree.
+
+    Raises TCLError that lists every missing or foreign key, wrong shape and weight that is not finite.
+    """
+    expected = model.state_dict()
+    problems = [f"missing: {key}" for key in expected if key not in weights]
+    problems += [f"foreign: {key}" for key in weights if key not in expected]
+    for key in expected.keys() & weights.keys():
+        if weights[key].shape != expected[key].shape:
+            problems.append(f"{key} has shape {tuple(weights[key].shape)}, must have {tuple(expected[key].shape)}")
+        elif not torch.isfinite(weights[key]).all():
+            problems.append(f"{key} holds values that are not finite")
+    if problems:
+        listed = "\n  ".join(sorted(problems)[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise TCLError(f"{source}: the weights do not fit the model.\n  {listed}{more}")
+    model.load_state_dict(weights)
+
+
+def _write(path: Path, model: nn.Module, header: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+
+
+def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise TCLError(f"{path}: there is no such checkpoint file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise TCLError(f"{path}: not a readable safetensors file, or a truncated one ({error}).") from error
+    if header.get("format") != form:
+        raise TCLError(f"{path}: must be a {form} file; its format is {header.get('format', 'not stated')!r}.")
+    return header, weights

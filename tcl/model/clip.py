@@ -1,0 +1,139 @@
+"""CLIP's two towers, built by open_clip, and what TCL asks of them beyond open_clip's own forward.
+
+The towers stay open_clip modules; dense features, identity attention and resized positions are functions over
+their blocks. All of CLIP's LayerNorms have eps 1e-5 and its activation is QuickGELU, as in OpenAI's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcl.mends import mend_torchvision
+
+# open_clip ships no types; these names say which of its modules is meant.
+Clip: TypeAlias = Any
+ImageTower: TypeAlias = Any
+Block: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """Everything that determines the shape of a CLIP; the defaults are OpenAI's ViT-B/16."""
+
+    embed_dim: int = 512
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    context_length: int = 77
+    vocab_size: int = 49408
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int = 8
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def build_clip(sizes: ClipSizes) -> Clip:
+    """An open_clip `CLIP` of these sizes with QuickGELU and freshly drawn weights."""
+    mend_torchvision()
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = CLIPVisionCfg(
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        width=sizes.vision_width,
+        layers=sizes.vision_layers,
+        head_width=sizes.vision_width // sizes.vision_heads,
+    )
+    text = CLIPTextCfg(
+        context_length=sizes.context_length,
+        vocab_size=sizes.vocab_size,
+        width=sizes.text_width,
+        heads=sizes.text_heads,
+        layers=sizes.text_layers,
+    )
+    return CLIP(embed_dim=sizes.embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embedding [1 + side*side, C] for a grid of gh x gw patches: [1 + gh*gw, C].
+
+    The class token's row is kept; the others are resized bicubically (align_corners False) unless the grid is the
+    square one of training, also when a non-square grid has as many patches.
+    """
+    side = round((positions.shape[0] - 1) ** 0.5)
+    if grid == (side, side):
+        return positions
+    patches = positions[1:].T.reshape(1, -1, side, side)
+    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:1], resized.flatten(2)[0].T])
+
+
+def embed_patches(visual: ImageTower, images: Tensor) -> Tensor:
+    """Tokens that enter the first block (after `ln_pre`), class token first: [B, 1 + gh*gw, C].
+
+    images: [B, 3, H, W], normalised; H and W multiples of the patch size.
+    """
+    patches = visual.conv1(images)
+    tokens = patches.flatten(2).transpose(1, 2)
+    class_token = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+    positions = resize_positions(visual.positional_embedding, (patches.shape[2], patches.shape[3]))
+    return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
+
+
+def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
+    """A CLIP block in which each token attends to itself alone (MaskCLIP): [B, L, C] -> [B, L, C].
+
+    With an identity attention matrix only the value and output projections are left; residual and MLP are kept.
+    """
+    width = tokens.shape[-1]
+    values = F.linear(block.ln_1(tokens), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
+    tokens = tokens + block.attn.out_proj(values)
+    return tokens + block.mlp(block.ln_2(tokens))
+
+
+def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
+    """Tokens [B, L, C] through ordinary blocks."""
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens
+
+
+def dense_embeddings(visual: ImageTower, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens [B, 1 + gh*gw, C] behind the last block -> per-patch CLIP embeddings [B, D, gh, gw], not normalised."""
+    embeddings = visual.ln_post(tokens[:, 1:]) @ visual.proj
+    return embeddings.transpose(1, 2).unflatten(2, grid)
+
+
+def patch_grid(visual: ImageTower, images: Tensor) -> tuple[int, int]:
+    """The CLIP grid (gh, gw) of images [B, 3, H, W]."""
+    patch_h, patch_w = visual.conv1.kernel_size
+    return images.shape[2] // patch_h, images.shape[3] // patch_w
+
+
+def clip_sizes(clip: Clip) -> ClipSizes:
+    """Read the sizes off a built open_clip model."""
+    visual, blocks, text_blocks = clip.visual, clip.visual.transformer.resblocks, clip.transformer.resblocks
+    patch = visual.conv1.kernel_size[0]
+    return ClipSizes(
+        embed_dim=visual.proj.shape[1],
+        image_size=round((visual.positional_embedding.shape[0] - 1) ** 0.5) * patch,
+        patch_size=patch,
+        vision_width=visual.conv1.out_channels,
+        vision_layers=len(blocks),
+        vision_heads=blocks[0].attn.num_heads,
+        context_length=clip.positional_embedding.shape[0],
+        vocab_size=clip.token_embedding.num_embeddings,
+        text_width=clip.positional_embedding.shape[1],
+        text_layers=len(text_blocks),
+        text_heads=text_blocks[0].attn.num_heads,
+    )

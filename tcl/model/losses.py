@@ -1,0 +1,80 @@
+"""TCL's losses (paper, Sec. 3.3 and 3.4), as pure functions of tensors.
+
+Shapes: B images on this rank, N texts of all ranks (this rank's own texts are `positives`, a slice of length B),
+D embedding width, h w the mask grid. Every loss is the mean over this rank; the objective is the mean of that over
+ranks, so gradients are averaged over ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Gather = Callable[[Tensor], Tensor]
+"""Concatenate a tensor [B, ...] of all ranks along the first dimension, in rank order, with gradient."""
+
+EPS = 1e-6
+"""Guards the division in cosine similarities and in the masked mean."""
+
+
+def normalise(x: Tensor, dim: int = -1) -> Tensor:
+    """x / max(|x|, 1e-6) along `dim`."""
+    return F.normalize(x, dim=dim, eps=EPS)
+
+
+def similarity(features: Tensor, texts: Tensor) -> Tensor:
+    """Cosine S of every pair at every mask cell: [B, N, h, w]; features V [B, D, h, w], texts [N, D], normalised."""
+    products = torch.einsum("bdhw,nd->bnhw", features, texts)
+    return products / features.norm(dim=1, keepdim=True).clamp(min=EPS)
+
+
+def info_nce(logits: Tensor, positives: slice, *, log_scale: Tensor, gather: Gather) -> Tensor:
+    """Symmetric InfoNCE over cosine similarities: the mean of two cross-entropies.
+
+    logits: [B, N], image i against every text, in [-1, 1], not yet scaled; log_scale: learnable scalar, exp() capped
+    at 100. This rank's images are classified among all texts, its texts among the images of all ranks.
+    """
+    scaled = logits * log_scale.exp().clamp(max=100.0)
+    labels = torch.arange(positives.start, positives.stop, device=logits.device)
+    over_texts = F.cross_entropy(scaled, labels)
+    over_images = F.cross_entropy(gather(scaled)[:, positives].T, labels)
+    return (over_texts + over_images) / 2
+
+
+def grounded_logits(masks: Tensor, features: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of the text-grounded image embedding of every pair with its text: [B, N].
+
+    masks: M [B, N, h, w] in [0, 1]; features: V [B, D, h, w], not normalised; texts: [N, D], normalised.
+    f_ij = sum_p M_ij V_i / (sum_p M_ij + 1e-6); the logit is <f_ij / |f_ij|, t_j>.
+    """
+    pooled = torch.einsum("bnp,bdp->bnd", masks.flatten(2), features.flatten(2))
+    pooled = pooled / (masks.flatten(2).sum(-1, keepdim=True) + EPS)
+    return torch.einsum("bnd,nd->bn", normalise(pooled), texts)
+
+
+def area(areas: Tensor, prior: float, *, group: int) -> Tensor:
+    """|mean area - prior|, with means over groups of `group` consecutive images, averaged over the groups.
+
+    areas: [N], each image's mask area as a share of the image, in [0, 1]. One group holds the global batch; upstream's
+    groups are the ranks.
+    """
+    return (areas.view(-1, group).mean(dim=1) - prior).abs().mean()
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Mean absolute difference of horizontal neighbours plus that of vertical ones, for x [..., h, w]."""
+    return F.l1_loss(x[..., 1:], x[..., :-1]) + F.l1_loss(x[..., 1:, :], x[..., :-1, :])
+
+
+def straight_through_mask(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Gumbel-sigmoid hard mask in {0, 1} with the gradient of the noisy sigmoid (paper, Sec. 3.3).
+
+    logits: w*S + b of the positive pairs [B, h, w]; uniform: draws u in [0, 1) of the same shape, turned into logistic
+    noise log(u / (1 - u)).
+    """
+    noisy = torch.sigmoid((logits + torch.log(uniform / (1 - uniform))) / temperature)
+    hard = (noisy > 0.5).to(noisy.dtype)
+    return hard + (noisy - noisy.detach())

@@ -1,0 +1,150 @@
+"""TCL: CLIP's frozen towers, the grounder, and the objective that teaches it from image-text pairs (paper, Sec. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcl.model import losses as L
+from tcl.model.clip import Block, Clip, embed_patches, patch_grid, run_blocks
+from tcl.model.grounder import Grounder
+from tcl.model.ranks import Ranks
+
+TERMS = ("tcli", "tclf", "area_pos", "area_neg", "tv_image", "tv_mask")
+"""The loss terms, in the order in which they are added up."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of the loss terms and the area priors; the defaults are the paper's."""
+
+    tcl: float = 0.1
+    area: float = 0.4
+    tv_image: float = 1.0
+    tv_mask: float = 1.0
+    area_prior: float = 0.4
+    negative_area_prior: float = 0.0
+
+
+class TCL(nn.Module):
+    """The trainable model.
+
+    clip: an open_clip CLIP, frozen. grounder: blocks `freeze`.. of its image tower copied, decoder, projection.
+    mask_scale, mask_bias: initial w and b of the soft mask sigmoid(w*S + b).
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        grounder: Grounder,
+        *,
+        objective: Objective | None = None,
+        mask_scale: float = 10.0,
+        mask_bias: float = -2.5,
+    ) -> None:
+        super().__init__()
+        self.clip: Clip = clip.requires_grad_(False)
+        self.grounder = grounder
+        self.objective = objective or Objective()
+        self.mask_scale = nn.Parameter(torch.tensor(mask_scale))
+        self.mask_bias = nn.Parameter(torch.tensor(mask_bias))
+        initial_log_scale = torch.tensor(1 / 0.07).log()
+        self.tcli_log_scale = nn.Parameter(initial_log_scale.clone())
+        self.tclf_log_scale = nn.Parameter(initial_log_scale.clone())
+
+    @property
+    def trunk(self) -> list[Block]:
+        """CLIP's image blocks that come before the grounder."""
+        blocks = list(self.clip.visual.transformer.resblocks)
+        return blocks[: len(blocks) - len(self.grounder.blocks)]
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a CLIP patch in pixels."""
+        return int(self.clip.visual.conv1.kernel_size[0])
+
+    @property
+    def mask_stride(self) -> int:
+        """Side of a mask cell in pixels: 4 for ViT-B/16 with two decoder levels."""
+        return self.patch_size >> len(self.grounder.levels)
+
+    def train_decoder_only(self, flag: bool = True) -> TCL:
+        """Choose what learns: all but the grounder's copied blocks (phase 1), or these too (phase 2)."""
+        self.grounder.blocks.requires_grad_(not flag)
+        return self
+
+    @torch.no_grad()
+    def frozen_tokens(self, images: Tensor) -> Tensor:
+        """Trunk tokens [B, 1 + gh*gw, C] that enter the grounder; images: [B, 3, H, W], normalised."""
+        return run_blocks(self.trunk, embed_patches(self.clip.visual, images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Text-aligned embeddings V [B, D, h, w] at every mask cell, not normalised."""
+        features: Tensor = self.grounder(self.frozen_tokens(images), patch_grid(self.clip.visual, images))
+        return features
+
+    @torch.no_grad()
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Text embeddings [n, D], not normalised; tokens: [n, context] int64."""
+        features: Tensor = self.clip.encode_text(tokens)
+        return features
+
+    def mask_logits(self, features: Tensor, texts: Tensor) -> Tensor:
+        """w*S + b for every pair: [B, N, h, w]; features V [B, D, h, w], texts [N, D], normalised."""
+        return self.mask_scale * L.similarity(features, texts) + self.mask_bias
+
+    def losses(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        noise: Tensor | None = None,
+        *,
+        ranks: Ranks | None = None,
+        area_group: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms of the objective as weighted in the sum, by the names in `TERMS`, and their `total`.
+
+        images: [B, 3, H, W], normalised; tokens: [B, context], their captions. noise: the Gumbel mask's uniform draws
+        in [0, 1), [B, h, w] for the positive pairs or [B, N, h, w] for all; drawn here if not given. Area terms are
+        means over the global batch, or over groups of `area_group` consecutive images.
+        """
+        ranks = ranks or Ranks()
+        texts = ranks.gather(L.normalise(self.text_features(tokens)))
+        own = ranks.positions(len(images))
+
+        features = self.features(images)
+        logits = self.mask_logits(features, texts)
+        masks = torch.sigmoid(logits)
+        positive_logits = logits[:, own].diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+
+        draws = torch.rand_like(positive_logits) if noise is None else _positive_draws(noise, own)
+        hard = L.straight_through_mask(positive_logits, draws)
+        masked = images * F.interpolate(hard[:, None], size=images.shape[-2:], mode="nearest")
+        image_logits = L.normalise(self.clip.encode_image(masked)) @ texts.T
+
+        areas = masks.mean(dim=(2, 3))
+        positive_area = areas[:, own].diagonal()
+        negative_area = (areas.sum(dim=1) - positive_area) / max(len(texts) - 1, 1)
+        group = area_group or len(texts)
+
+        weights = self.objective
+        terms = {
+            "tcli": weights.tcl * L.info_nce(image_logits, own, log_scale=self.tcli_log_scale, gather=ranks.gather),
+            "tclf": weights.tcl
+            * L.info_nce(
+                L.grounded_logits(masks, features, texts), own, log_scale=self.tclf_log_scale, gather=ranks.gather
+            ),
+            "area_pos": weights.area * L.area(ranks.gather(positive_area), weights.area_prior, group=group),
+            "area_neg": weights.area * L.area(ranks.gather(negative_area), weights.negative_area_prior, group=group),
+            "tv_image": weights.tv_image * L.total_variation(features),
+            "tv_mask": weights.tv_mask * L.total_variation(masks),
+        }
+        return {**terms, "total": torch.stack([terms[name] for name in TERMS]).sum()}
+
+
+def _positive_draws(noise: Tensor, own: slice) -> Tensor:
+    """The draws of the positive pairs [B, h, w] out of [B, h, w] or [B, N, h, w]."""
+    return noise if noise.dim() == 3 else noise[:, own].diagonal(dim1=0, dim2=1).permute(2, 0, 1)

@@ -1,0 +1,43 @@
+"""The process that runs img2dataset: `python -m tcl.pairs.worker arguments.json`, started by `tcl.pairs.fetch`.
+
+img2dataset starts worker processes, and those import this module again, because it is the main module of their parent.
+So what stands at its end is done by all of them: each holds a shared lock beside the arguments, by which the next
+download knows that none is left, and ends the whole group as soon as its parent is gone. Without that, a download that
+is killed leaves workers behind that go on writing shards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+WORKERS_LOCK = "workers.lock"
+_POLL_SECONDS = 0.5
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _hold_lock(path: Path) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open as long as the process lives
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    arguments = Path(sys.argv[1])
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _hold_lock(arguments.parent / WORKERS_LOCK)
+
+if __name__ == "__main__":
+    import img2dataset
+
+    img2dataset.download(**json.loads(arguments.read_text(encoding="utf-8")))

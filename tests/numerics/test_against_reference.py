@@ -1,0 +1,146 @@
+"""Our model equals the official one on its reference outputs."""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tcl import tokenize
+from tcl.inference.masks import TCLSegmenter
+from tcl.inference.pamr import pamr
+from tcl.model.official import our_name
+from tcl.model.tcl import TERMS
+from tcl.training.optim import adamw, learning_rate
+
+from .conftest import REFERENCE
+
+OFFICIAL_TERMS = dict(
+    zip(
+        TERMS,
+        ("tcli_loss", "tclf_loss", "area_loss", "neg_area_loss", "tv_img_loss", "tv_mask_loss"),
+        strict=True,
+    )
+)
+BLOCK = 2  # index of the grounder's copied block in the reference model
+
+
+def gradients(model: TCLSegmenter) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_tokens(reference: Any) -> None:
+    captions = json.loads((REFERENCE / "captions.json").read_text(encoding="utf-8"))
+    expected = torch.from_numpy(reference("tokens")["tokens"]).long()
+    assert torch.equal(tokenize(captions), expected)
+
+
+@pytest.mark.parametrize(("phase", "decoder_only"), [("ust_gumbel", True), ("full_gumbel", False)])
+def test_losses_and_gradients_in_double_precision(
+    phase: str, decoder_only: bool, reference: Any, model: TCLSegmenter
+) -> None:
+    expected = reference("train_float64")
+    model.double().train_decoder_only(decoder_only)
+    losses = model.losses(
+        torch.from_numpy(expected["image"]).double(),
+        torch.from_numpy(expected["tokens"]).long(),
+        torch.from_numpy(expected["noise_u"]).double(),
+    )
+    for term, official in OFFICIAL_TERMS.items():
+        assert float(losses[term].detach()) == pytest.approx(float(expected[f"{phase}/log/{official}"]), rel=1e-12)
+    losses["total"].backward()
+    found = gradients(model)
+    assert {our_name(name, BLOCK) for name in expected[f"{phase}/grad_names"]} == set(found)
+    for name, norm in zip(expected[f"{phase}/grad_names"], expected[f"{phase}/grad_norms"], strict=True):
+        assert float(found[our_name(name, BLOCK)].norm()) == pytest.approx(norm, rel=1e-9, abs=1e-12)
+    for key in expected:
+        if match := re.fullmatch(rf"{phase}/(grad|gradsample)/(.+)", key):
+            ours = found[our_name(match.group(2), BLOCK)]
+            if match.group(1) == "gradsample":
+                ours = ours.flatten()[:: max(ours.numel() // 512, 1)][: len(expected[key])]
+            assert_close(ours, torch.from_numpy(expected[key]).double(), rtol=1e-8, atol=1e-12)
+
+
+def test_noise_of_the_positives_is_enough(reference: Any, model: TCLSegmenter) -> None:
+    expected = reference("train_float64")
+    images, tokens = torch.from_numpy(expected["image"]), torch.from_numpy(expected["tokens"]).long()
+    noise = torch.from_numpy(expected["noise_u"])
+    positives = torch.stack([noise[i, i] for i in range(len(noise))])
+    with torch.no_grad():
+        every, own = model.losses(images, tokens, noise), model.losses(images, tokens, positives)
+    assert all(torch.equal(every[term], own[term]) for term in every)
+
+
+def test_six_steps_with_the_change_of_phase(reference: Any, model: TCLSegmenter) -> None:
+    expected = reference("six_steps")
+    learned = {name: p for name, p in model.named_parameters() if not name.startswith("clip.")}
+    ours = {our_name(name, BLOCK): i for i, name in enumerate(expected["param_names"])}
+
+    class Plan:
+        last_step, warmup, lr, min_lr = 6, 2, 3e-4, 4e-5
+        betas, eps, weight_decay, clip_norm = (0.9, 0.999), 1e-6, 0.05, 5.0
+        log_every = checkpoint_every = 1
+
+    optimizer = adamw(learned.values(), Plan())
+    for step in range(6):
+        model.train_decoder_only(step < 3)
+        rate = learning_rate(step, peak=3e-4, floor=4e-5, warmup=2, last_step=6)
+        assert rate == pytest.approx(expected["lr"][step, 0], rel=1e-12)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        batch = [torch.from_numpy(expected[key][step]) for key in ("image", "tokens", "noise_u")]
+        total = model.losses(batch[0], batch[1].long(), batch[2])["total"]
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(learned.values(), 5.0)
+        optimizer.step()
+        assert float(total.detach()) == pytest.approx(expected["loss"][step], rel=1e-5)
+        assert float(norm) == pytest.approx(expected["grad_norm"][step], rel=1e-4)
+        norms = expected["param_sum_norm"][step + 1, :, 1]
+        for name, parameter in learned.items():
+            assert float(parameter.detach().norm()) == pytest.approx(norms[ours[name]], rel=1e-5, abs=1e-6), name
+
+
+def test_weight_decay_reaches_the_scalars(reference: Any, model: TCLSegmenter) -> None:
+    decayed = {our_name(name, BLOCK) for name in reference("six_steps")["decay_group"]}
+    for name, parameter in model.named_parameters():
+        if not name.startswith("clip."):
+            assert (parameter.ndim != 1) == (name in decayed), name
+
+
+@pytest.mark.parametrize(
+    ("key", "peak", "floor", "last_step", "warmup", "every"),
+    [
+        ("lrseq_50_15", 3e-4, 4e-5, 50, 15, 1),
+        ("lrseq_8_3", 1e-3, 1e-4, 8, 3, 1),
+        ("lrseq_50000_15000", 3e-4, 4e-5, 50000, 15000, 250),
+    ],
+)
+def test_learning_rates(
+    key: str, peak: float, floor: float, last_step: int, warmup: int, every: int, reference: Any
+) -> None:
+    expected = reference("six_steps")[key][: last_step // every + 1]
+    ours = [
+        learning_rate(i * every, peak=peak, floor=floor, warmup=warmup, last_step=last_step)
+        for i in range(len(expected))
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "refined"), [("64x64", False), ("90x100", True)])
+def test_soft_masks_in_double_precision(size: str, refined: bool, reference: Any, model: TCLSegmenter) -> None:
+    expected = reference("masks_float64")
+    model.double()
+    embeddings = model.class_embeddings(list(expected["class_names"]))
+    assert_close(embeddings, torch.from_numpy(expected["text_embedding"]), rtol=0, atol=1e-12)
+    masks = model.soft_masks(torch.from_numpy(expected[f"{size}/image"]).double(), embeddings, refined, 0.3)
+    assert_close(masks[:, :3], torch.from_numpy(expected[f"{size}/pamr{int(refined)}"]), rtol=0, atol=1e-9)
+
+
+def test_pamr_in_double_precision(reference: Any) -> None:
+    expected = reference("pamr_float64")
+    refined = pamr(torch.from_numpy(expected["image"]).double(), torch.from_numpy(expected["mask"]).double())
+    assert_close(refined, torch.from_numpy(expected["out"]), rtol=0, atol=1e-12)
