@@ -43,3 +43,7 @@ def _show(arguments: argparse.Namespace) -> None:
     from tcl.commands.show import show
 
     show(arguments.report)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,28 +31,46 @@ def similarity(features: Tensor, texts: Tensor) -> Tensor:
     return products / features.norm(dim=1, keepdim=True).clamp(min=EPS)
 
 
-def info_nce(logits: Tensor, positives: slice, *, log_scale: Tensor, gather: Gather) -> Tensor:
+def info_nce(
+    logits: Tensor, positives: slice, *, log_scale: Tensor, gather: Gather, text_logits: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE over cosine similarities: the mean of two cross-entropies.
 
     logits: [B, N], image i against every text, in [-1, 1], not yet scaled; log_scale: learnable scalar, exp() capped
-    at 100. This rank's images are classified among all texts, its texts among the images of all ranks.
+    at 100. This rank's images are classified among all texts, its texts among the images of all ranks, by the same
+    logits or by `text_logits` [B, N].
     """
-    scaled = logits * log_scale.exp().clamp(max=100.0)
+    scale = log_scale.exp().clamp(max=100.0)
     labels = torch.arange(positives.start, positives.stop, device=logits.device)
-    over_texts = F.cross_entropy(scaled, labels)
-    over_images = F.cross_entropy(gather(scaled)[:, positives].T, labels)
-    return (over_texts + over_images) / 2
+    over_texts = F.cross_entropy(logits * scale, labels)
+    columns = gather(logits if text_logits is None else text_logits)[:, positives].T
+    return (over_texts + F.cross_entropy(columns * scale, labels)) / 2
 
 
-def grounded_logits(masks: Tensor, features: Tensor, texts: Tensor) -> Tensor:
-    """Cosine of the text-grounded image embedding of every pair with its text: [B, N].
+def grounded_embeddings(masks: Tensor, features: Tensor) -> Tensor:
+    """The text-grounded image embedding of every pair, of length 1: [B, N, D].
 
-    masks: M [B, N, h, w] in [0, 1]; features: V [B, D, h, w], not normalised; texts: [N, D], normalised.
-    f_ij = sum_p M_ij V_i / (sum_p M_ij + 1e-6); the logit is <f_ij / |f_ij|, t_j>.
+    masks: M [B, N, h, w] in [0, 1]; features: V [B, D, h, w], not normalised.
+    f_ij = sum_p M_ij V_i / (sum_p M_ij + 1e-6).
     """
     pooled = torch.einsum("bnp,bdp->bnd", masks.flatten(2), features.flatten(2))
-    pooled = pooled / (masks.flatten(2).sum(-1, keepdim=True) + EPS)
-    return torch.einsum("bnd,nd->bn", normalise(pooled), texts)
+    return normalise(pooled / (masks.flatten(2).sum(-1, keepdim=True) + EPS))
+
+
+def grounded_logits(grounded: Tensor, texts: Tensor) -> Tensor:
+    """<f_ij, t_j> of every pair: [B, N]; grounded: [B, N, D] and texts [N, D], both of length 1."""
+    return torch.einsum("bnd,nd->bn", grounded, texts)
+
+
+def upstream_text_logits(grounded: Tensor, texts: Tensor, positives: slice) -> Tensor:
+    """What the official code compares texts with on several GPUs, for reproducing it: [B, N].
+
+    There a text of another GPU meets this GPU's image i pooled by the mask of *this* GPU's text at the same place in
+    the batch, not by its own. With one group it is `grounded_logits`.
+    """
+    own = grounded[:, positives]
+    groups = texts.unflatten(0, (-1, own.shape[1]))
+    return torch.einsum("bkd,wkd->bwk", own, groups).flatten(1)
 
 
 def area(areas: Tensor, prior: float, *, group: int) -> Tensor:

@@ -83,6 +83,13 @@ class Ranks:
             dist.barrier()
 
 
+def current_ranks(device: torch.device) -> Ranks:
+    """The ranks of torch.distributed's default group if it has been set up, else one process alone."""
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size(), device)
+    return Ranks(device=device)
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the processes that torchrun started (NCCL on GPUs, gloo elsewhere); one process alone without torchrun."""

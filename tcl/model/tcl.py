@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tcl.model import losses as L
 from tcl.model.clip import Block, Clip, embed_patches, patch_grid, run_blocks
 from tcl.model.grounder import Grounder
-from tcl.model.ranks import Ranks
+from tcl.model.ranks import Ranks, current_ranks
 
 TERMS = ("tcli", "tclf", "area_pos", "area_neg", "tv_image", "tv_mask")
 """The loss terms, in the order in which they are added up."""
@@ -103,15 +103,16 @@ class TCL(nn.Module):
         noise: Tensor | None = None,
         *,
         ranks: Ranks | None = None,
-        area_group: int | None = None,
+        as_upstream: bool = False,
     ) -> dict[str, Tensor]:
         """The terms of the objective as weighted in the sum, by the names in `TERMS`, and their `total`.
 
         images: [B, 3, H, W], normalised; tokens: [B, context], their captions. noise: the Gumbel mask's uniform draws
-        in [0, 1), [B, h, w] for the positive pairs or [B, N, h, w] for all; drawn here if not given. Area terms are
-        means over the global batch, or over groups of `area_group` consecutive images.
+        in [0, 1), [B, h, w] for the positive pairs or [B, N, h, w] for all; drawn here if not given. ranks: the
+        processes that share the batch; those of torch.distributed if not given. Area terms are means over the global
+        batch; `as_upstream` takes them per rank, and texts against images, as the official code does on several GPUs.
         """
-        ranks = ranks or Ranks()
+        ranks = ranks or current_ranks(images.device)
         texts = ranks.gather(L.normalise(self.text_features(tokens)))
         own = ranks.positions(len(images))
 
@@ -128,14 +129,19 @@ class TCL(nn.Module):
         areas = masks.mean(dim=(2, 3))
         positive_area = areas[:, own].diagonal()
         negative_area = (areas.sum(dim=1) - positive_area) / max(len(texts) - 1, 1)
-        group = area_group or len(texts)
+        group = len(images) if as_upstream else len(texts)
+        grounded = L.grounded_embeddings(masks, features)
 
         weights = self.objective
         terms = {
             "tcli": weights.tcl * L.info_nce(image_logits, own, log_scale=self.tcli_log_scale, gather=ranks.gather),
             "tclf": weights.tcl
             * L.info_nce(
-                L.grounded_logits(masks, features, texts), own, log_scale=self.tclf_log_scale, gather=ranks.gather
+                L.grounded_logits(grounded, texts),
+                own,
+                log_scale=self.tclf_log_scale,
+                gather=ranks.gather,
+                text_logits=L.upstream_text_logits(grounded, texts, own) if as_upstream else None,
             ),
             "area_pos": weights.area * L.area(ranks.gather(positive_area), weights.area_prior, group=group),
             "area_neg": weights.area * L.area(ranks.gather(negative_area), weights.negative_area_prior, group=group),

@@ -55,10 +55,10 @@ def test_losses_and_gradients_in_double_precision(
     found = gradients(model)
     assert {our_name(name, BLOCK) for name in expected[f"{phase}/grad_names"]} == set(found)
     for name, norm in zip(expected[f"{phase}/grad_names"], expected[f"{phase}/grad_norms"], strict=True):
-        assert float(found[our_name(name, BLOCK)].norm()) == pytest.approx(norm, rel=1e-9, abs=1e-12)
+        assert float(found[str(our_name(name, BLOCK))].norm()) == pytest.approx(norm, rel=1e-9, abs=1e-12)
     for key in expected:
         if match := re.fullmatch(rf"{phase}/(grad|gradsample)/(.+)", key):
-            ours = found[our_name(match.group(2), BLOCK)]
+            ours = found[str(our_name(match.group(2), BLOCK))]
             if match.group(1) == "gradsample":
                 ours = ours.flatten()[:: max(ours.numel() // 512, 1)][: len(expected[key])]
             assert_close(ours, torch.from_numpy(expected[key]).double(), rtol=1e-8, atol=1e-12)

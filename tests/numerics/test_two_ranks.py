@@ -1,4 +1,4 @@
-"""Two gloo processes give the gradients of the official code's two processes, and of one process with the whole batch."""
+"""Two gloo processes: the gradients of the official code's two, and of one process with the whole batch."""
 
 import subprocess
 import sys
@@ -16,27 +16,33 @@ ROOT = Path(__file__).parents[2]
 LOCAL = 4  # images on each rank
 
 
-def run_two_ranks(out: Path, *, area_group: int, decoder_only: bool) -> list[dict[str, np.ndarray]]:
-    """Losses and averaged gradients of both ranks; area_group 0: the global batch."""
+def run_two_ranks(out: Path, *, as_upstream: bool, decoder_only: bool) -> list[dict[str, np.ndarray]]:
+    """Losses and averaged gradients of both ranks."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.numerics.rank_gradients", out, str(area_group), "decoder" if decoder_only else "all"]
+    script = [
+        "-m",
+        "tests.numerics.rank_gradients",
+        out,
+        "upstream" if as_upstream else "ours",
+        "decoder" if decoder_only else "all",
+    ]
     subprocess.run([sys.executable, *command, *script], cwd=ROOT, check=True, timeout=300)
     return [dict(np.load(out / f"rank{rank}.npz")) for rank in range(2)]
 
 
 @pytest.mark.parametrize(("phase", "decoder_only"), [("ust", True), ("full_fresh_wrapper", False)])
 def test_gradients_are_the_mean_over_ranks(phase: str, decoder_only: bool, reference: Any, tmp_path: Path) -> None:
-    ranks = run_two_ranks(tmp_path, area_group=LOCAL, decoder_only=decoder_only)
+    ranks = run_two_ranks(tmp_path, as_upstream=True, decoder_only=decoder_only)
     for rank, found in enumerate(ranks):
         expected = reference(f"two_ranks_{rank}")
         names = expected[f"{phase}/grad_names"]
         assert {our_name(name, 2) for name in names} == {key for key in found if not key.startswith("loss/")}
         for name, norm in zip(names, expected[f"{phase}/grad_norms"], strict=True):
-            assert np.linalg.norm(found[our_name(name, 2)]) == pytest.approx(norm, rel=1e-4, abs=1e-6), name
+            assert np.linalg.norm(found[str(our_name(name, 2))]) == pytest.approx(norm, rel=1e-4, abs=1e-6), name
 
 
 def test_two_ranks_equal_one_process(reference: Any, model: TCLSegmenter, tmp_path: Path) -> None:
-    ranks = run_two_ranks(tmp_path, area_group=0, decoder_only=False)
+    ranks = run_two_ranks(tmp_path, as_upstream=False, decoder_only=False)
     parts = [reference(f"two_ranks_{rank}") for rank in range(2)]
     images, tokens = (np.concatenate([part[key] for part in parts]) for key in ("image", "tokens"))
     noise = np.stack([part["noise_u"][i, rank * LOCAL + i] for rank, part in enumerate(parts) for i in range(LOCAL)])
