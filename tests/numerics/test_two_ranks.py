@@ -22,7 +22,7 @@ def run_two_ranks(out: Path, *, as_upstream: bool, decoder_only: bool) -> list[d
     script = [
         "-m",
         "tests.numerics.rank_gradients",
-        out,
+        str(out),
         "upstream" if as_upstream else "ours",
         "decoder" if decoder_only else "all",
     ]
