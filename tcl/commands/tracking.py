@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tcl.commands.workspace import checkout
@@ -31,11 +30,6 @@ class Run:
 
         now, step = int(time() * 1000), int(row.get("step", 0))
         self._put(lambda client, run: client.log_batch(run, metrics=_metrics(row, now, step)))
-
-    def artifact(self, path: Path) -> None:
-        """Copy a file or folder into the run's artifacts."""
-        log = "log_artifacts" if path.is_dir() else "log_artifact"
-        self._put(lambda client, run: getattr(client, log)(run, str(path)))
 
     def _put(self, job: Callable[[Any, str], None] | None) -> None:
         try:

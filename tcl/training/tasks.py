@@ -40,8 +40,8 @@ class TCLTask:
 class CLIPTask:
     """Contrastive language-image pre-training of all of CLIP's weights (Radford et al., 2021).
 
-    Until `masked_steps` half as much or less of each image is looked at: a share `masking` of its patches is left out
-    at random, which makes a step that much cheaper (Li et al., 2023, FLIP); then whole images.
+    In the first `masked_steps` a share `masking` of each image's patches, drawn at random, is left out, which makes a
+    step cheaper (FLIP, Li et al., 2023); after that images are seen whole.
     """
 
     def __init__(self, clip: Clip, *, seed: int, masking: float, masked_steps: int, ranks: Ranks) -> None:
