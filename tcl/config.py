@@ -245,6 +245,7 @@ class Config(Section):
     """All of params.yaml."""
 
     profile: str
+    seed: Count
     worlds: tuple[str, ...]
     world: World | None
     sources: Annotated[dict[str, Source], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Two mends for installations that lack compiled code which this project never calls.
+"""Mends for imports: two that fail for want of compiled code, and two that take seconds for what is never called.
 
 torchvision's wheel from PyPI is built for CUDA. Beside a CPU build of torch its C++ half does not load, and
 `import torchvision`, and with it timm and open_clip, ends in "operator torchvision::nms does not exist".
@@ -6,14 +6,18 @@ torchvision's wheel from PyPI is built for CUDA. Beside a CPU build of torch its
 mmcv-lite is mmcv without its compiled half, which has no binary packages for current versions of torch. mmsegmentation
 imports `mmcv.ops` all the same, and that ends in "No module named 'mmcv._ext'".
 
-Both functions do nothing where nothing is missing, may be called any number of times, and have to be called before the
+open_clip imports all of timm for towers that are not CLIP's own, and mmsegmentation's data sets import `mmcv.ops` for a
+loss and albumentations for one augmentation; together they take as long as all that is used.
+
+All functions do nothing where nothing is missing, may be called any number of times, and have to be called before the
 first import of the package in question. What is missing still fails, with a clear message, if it is ever called.
 """
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -60,21 +64,52 @@ def mend_mmcv() -> None:
     mend_torchvision()
     if "mmcv.ops" in sys.modules or importlib.util.find_spec("mmcv._ext") is not None:
         return
-    sys.modules["mmcv._ext"] = _MissingExtension("mmcv._ext")
-    try:
+    with _standing_in("mmcv._ext", "mmcv.ops.{} needs the compiled mmcv; mmcv-lite is installed, which lacks it."):
         importlib.import_module("mmcv.ops")
+
+
+def import_open_clip() -> None:
+    """Import open_clip, without timm if nobody has imported that yet: open_clip treats it as optional."""
+    mend_torchvision()
+    with _standing_in("timm"):
+        importlib.import_module("open_clip")
+
+
+def import_mmseg_datasets() -> None:
+    """Import `mmseg.datasets` without `mmcv.ops` and albumentations, if nobody has imported them yet."""
+    mend_torchvision()
+    with _standing_in("albumentations"), _standing_in("mmcv.ops", "mmcv.ops.{} was left out of mmseg.datasets."):
+        importlib.import_module("mmseg.datasets")
+
+
+@contextmanager
+def _standing_in(package: str, message: str | None = None) -> Iterator[None]:
+    """Let `package` be a stand-in whose functions raise `message`, or fail to import if there is no message.
+
+    Does nothing if `package` has been imported already.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = _StandIn(package, message) if message else None  # type: ignore[assignment]
+    try:
+        yield
     finally:
-        del sys.modules["mmcv._ext"]
+        del sys.modules[package]
 
 
-class _MissingExtension(ModuleType):
+class _StandIn(ModuleType):
     """A module in which every function exists and raises when it is called."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name)
+        self._message = message
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         if name.startswith("__"):
             raise AttributeError(name)
 
         def missing(*args: Any, **kwargs: Any) -> NoReturn:
-            raise RuntimeError(f"mmcv.ops.{name} needs the compiled mmcv; mmcv-lite is installed, which lacks it.")
+            raise RuntimeError(self._message.format(name))
 
         return missing

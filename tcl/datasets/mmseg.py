@@ -1,9 +1,6 @@
 """The images and label maps of a benchmark, read by mmsegmentation's data sets and transforms."""
 
-import importlib
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 
 from tcl.datasets.benchmark import IGNORED, Benchmark, Sample, load
 from tcl.errors import TCLError
-from tcl.mends import mend_mmcv
+from tcl.mends import import_mmseg_datasets
 
 
 class LabelledImage(NamedTuple):
@@ -67,7 +64,7 @@ def open_dataset(benchmark: Benchmark, root: Path) -> BenchmarkImages:
         TCLError: a folder, the split file or every image is missing.
     """
     samples = benchmark.samples(root)
-    _import_mmseg()
+    import_mmseg_datasets()
     from mmcv.transforms import LoadImageFromFile
     from mmseg.datasets import LoadAnnotations
 
@@ -89,7 +86,7 @@ def open_dataset(benchmark: Benchmark, root: Path) -> BenchmarkImages:
 @cache
 def _dataset_class(name: str) -> Any:
     """mmsegmentation's class of this name; the two that it does not have are defined and registered here."""
-    _import_mmseg()
+    import_mmseg_datasets()
     from mmseg.datasets import BaseSegDataset
     from mmseg.registry import DATASETS
 
@@ -98,28 +95,3 @@ def _dataset_class(name: str) -> Any:
         members = {"METAINFO": {"classes": own[name].classes}, "__doc__": own[name].title, "__module__": __name__}
         DATASETS.register_module(module=type(name, (BaseSegDataset,), members))
     return DATASETS.get(name)
-
-
-@cache
-def _import_mmseg() -> None:
-    """Import `mmseg.datasets` without what this project does not use of it."""
-    mend_mmcv()
-    with _hidden("albumentations"):
-        importlib.import_module("mmseg.datasets")
-
-
-@contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Let an optional import of `package` fail, if nobody has imported it yet.
-
-    albumentations takes a second or two to import and asks its home for the newest version; mmsegmentation needs it
-    for one augmentation only.
-    """
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]

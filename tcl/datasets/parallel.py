@@ -8,9 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from tcl.errors import TCLError
+from tcl.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +29,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], *, workers: 
     if workers < 1:
         raise TCLError(f"workers must be at least 1, got {workers}.")
     run = map(function, items) if min(workers, len(items)) <= 1 else _spread(function, items, workers)
-    return list(tqdm(run, total=len(items), desc=title, unit="file", disable=not items))
+    return list(progress(run, title=title, unit="file", total=len(items), shown=bool(items)))
 
 
 def _spread(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import label_map, model_input, sliding_logits
 from tcl.model.ranks import Ranks
+from tcl.progress import progress
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,6 @@ def evaluate(
 
     only: names of the classes to prompt and score, the background aside; None takes all of them.
     """
-    from tqdm import tqdm
-
     from tcl.datasets.mmseg import open_dataset
     from tcl.inference.metrics import areas, summarise
     from tcl.inference.overlays import write_overlay
@@ -92,13 +90,8 @@ def evaluate(
     embeddings = model.class_embeddings(names, settings.templates)
     total = np.zeros((4, len(benchmark.classes)), dtype=np.int64)
     began = time.monotonic()
-    for index in tqdm(
-        range(ranks.rank, len(dataset), ranks.size),
-        desc=benchmark.key,
-        unit="image",
-        disable=not ranks.first,
-        mininterval=0.5 if sys.stderr.isatty() else 20,
-    ):
+    own = range(ranks.rank, len(dataset), ranks.size)
+    for index in progress(own, title=benchmark.key, unit="image", total=len(own), shown=ranks.first):
         name, image, labels = dataset[index]
         predicted = segment(model, image, embeddings, settings=settings, background=benchmark.background)
         prediction = channels[predicted]

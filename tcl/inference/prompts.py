@@ -11,9 +11,13 @@ import yaml
 from torch import Tensor
 
 from tcl.errors import TCLError
-from tcl.model.clip import Clip
+from tcl.mends import import_open_clip
+from tcl.model.clip import Clip, encode_text
 from tcl.model.losses import normalise
 from tcl.model.tokenizer import tokenize
+
+BATCH = 256
+"""Prompts that go through the text tower at once."""
 
 
 @lru_cache(maxsize=1)
@@ -26,6 +30,7 @@ def prompt_templates(name: str) -> list[str]:
     own = _own_templates()
     if name in own:
         return own[name]
+    import_open_clip()
     from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
     openai = {"full": OPENAI_IMAGENET_TEMPLATES, "subset": SIMPLE_IMAGENET_TEMPLATES}
@@ -46,10 +51,8 @@ def class_embeddings(clip: Clip, names: Sequence[str], templates: str | Sequence
     wrong = [template for template in chosen if template.count("{}") != 1]
     if wrong or not chosen:
         raise TCLError(f"templates: each must hold '{{}}' once for the class name; got {wrong or 'none'}.")
-    device = clip.positional_embedding.device
-    length = clip.positional_embedding.shape[0]
-    embeddings = []
-    for name in names:
-        tokens = tokenize([template.format(name) for template in chosen], context_length=length)
-        embeddings.append(clip.encode_text(tokens.to(device)).mean(dim=0))
-    return normalise(torch.stack(embeddings))
+    context, device = clip.positional_embedding.shape[0], clip.positional_embedding.device
+    prompts = [template.format(name) for name in names for template in chosen]
+    batches = [tokenize(prompts[i : i + BATCH], context).to(device) for i in range(0, len(prompts), BATCH)]
+    features = torch.cat([encode_text(clip, tokens) for tokens in batches])
+    return normalise(features.unflatten(0, (len(names), len(chosen))).mean(dim=1))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcl.mends import mend_torchvision
+from tcl.mends import import_open_clip
 
 # open_clip ships no types; these names say which of its modules is meant.
 Clip: TypeAlias = Any
@@ -44,7 +44,7 @@ class ClipSizes:
 
 def build_clip(sizes: ClipSizes) -> Clip:
     """An open_clip `CLIP` of these sizes with QuickGELU and freshly drawn weights."""
-    mend_torchvision()
+    import_open_clip()
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     vision = CLIPVisionCfg(
@@ -118,6 +118,19 @@ def patch_grid(visual: ImageTower, images: Tensor) -> tuple[int, int]:
     """The CLIP grid (gh, gw) of images [B, 3, H, W]."""
     patch_h, patch_w = visual.conv1.kernel_size
     return images.shape[2] // patch_h, images.shape[3] // patch_w
+
+
+def encode_text(clip: Clip, tokens: Tensor) -> Tensor:
+    """Text embeddings [n, D], not normalised; tokens: [n, context] int64.
+
+    The feature is read at the largest token id, which is the end token's. Attention is causal, so what follows the
+    last end token of all texts changes nothing and is not computed.
+    """
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
+    states = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    states = clip.transformer(states, attn_mask=clip.attn_mask[:length, :length])
+    return clip.ln_final(states[torch.arange(len(tokens), device=tokens.device), ends]) @ clip.text_projection
 
 
 def clip_sizes(clip: Clip) -> ClipSizes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tcl.errors import TCLError
-from tcl.mends import mend_torchvision
+from tcl.mends import import_open_clip
 from tcl.model.checkpoint import assign
 from tcl.model.clip import Clip, ClipSizes, build_clip, clip_sizes
 
@@ -18,7 +18,7 @@ def pretrained_clip(tag: str, *, sizes: ClipSizes, folder: Path) -> Clip:
     A file that is already there is used if its SHA-256 is the published one, which is part of OpenAI's address.
     Raises TCLError if it cannot be had, or does not have these sizes.
     """
-    mend_torchvision()
+    import_open_clip()
     from open_clip import download_pretrained_from_url, get_pretrained_cfg, load_openai_model
 
     address = get_pretrained_cfg(ARCHITECTURE, tag).get("url")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl.model import losses as L
-from tcl.model.clip import Block, Clip, embed_patches, patch_grid, run_blocks
+from tcl.model.clip import Block, Clip, embed_patches, encode_text, patch_grid, run_blocks
 from tcl.model.grounder import Grounder
 from tcl.model.ranks import Ranks, current_ranks
 
@@ -89,8 +89,7 @@ class TCL(nn.Module):
     @torch.no_grad()
     def text_features(self, tokens: Tensor) -> Tensor:
         """Text embeddings [n, D], not normalised; tokens: [n, context] int64."""
-        features: Tensor = self.clip.encode_text(tokens)
-        return features
+        return encode_text(self.clip, tokens)
 
     def mask_logits(self, features: Tensor, texts: Tensor) -> Tensor:
         """w*S + b for every pair: [B, N, h, w]; features V [B, D, h, w], texts [N, D], normalised."""

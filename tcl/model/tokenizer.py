@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from tcl.mends import mend_torchvision
+from tcl.mends import import_open_clip
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
 CONTEXT_LENGTH = 77
+REMEMBERED = 1 << 14
+"""Texts whose tokens are kept: epochs of a small data set, and prompts, ask for the same ones again."""
 
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> SimpleTokenizer:
     """open_clip's tokenizer with OpenAI's spelling of the two special tokens, should a text contain them."""
-    mend_torchvision()
+    import_open_clip()
     import regex
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -32,6 +34,7 @@ def _tokenizer() -> SimpleTokenizer:
         pattern = pattern.replace(ours, regex.escape(openai))
         del tokenizer.cache[ours]
     tokenizer.pat = regex.compile(pattern, regex.IGNORECASE)
+    tokenizer.encode = lru_cache(maxsize=REMEMBERED)(tokenizer.encode)
     return tokenizer
 
 

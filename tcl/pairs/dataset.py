@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tcl.errors import TCLError
 from tcl.pairs.order import batch
 from tcl.pairs.shards import PairReader
-from tcl.pairs.transforms import Transform, decode, seeded
+from tcl.pairs.transforms import Transform, decode
 
 FALLBACKS = 20
 """Tries to replace one unreadable image before the data is held to be unusable."""
@@ -99,7 +99,7 @@ class PairBatches(Dataset[PairBatch]):
             except TCLError as error:
                 last = error
                 continue
-            return _Sample(seeded(self.transform, image, seed=(*seed, _AUGMENTATION)), pair.caption, key, unreadable)
+            return _Sample(self.transform(image, (*seed, _AUGMENTATION)), pair.caption, key, unreadable)
         raise TCLError(f"{FALLBACKS + 1} images in a row are unreadable; verify the shards. The last: {last}")
 
     def _candidates(self, index: int, seed: tuple[int, ...]) -> Iterator[int]:

@@ -1,7 +1,6 @@
 """From encoded bytes to a training image.
 
-Random augmentation draws from three global generators (`random`, numpy, torch), depending on the library; `seeded`
-makes the result a function of its seed alone: it does not matter which worker does the work, or when.
+An augmentation is a function of the image and a seed: it does not matter which worker does the work, or when.
 """
 
 from __future__ import annotations
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-Transform = Callable[["Image"], "Tensor"]
-"""From an RGB image of any size to a normalised float32 tensor [3, size, size]."""
+Seed = tuple[int, ...]
+"""Non-negative integers that together key one draw of an augmentation."""
+
+Transform = Callable[["Image", Seed], "Tensor"]
+"""From an RGB image of any size to a normalised float32 tensor [3, size, size]; a function of its arguments alone."""
 
 Triple = tuple[float, float, float]
 
@@ -52,44 +54,49 @@ def training_transform(name: str, *, size: int, mean: Triple, std: Triple) -> Tr
     raise TCLError(f"The augmentation is one of 'deit' and 'flip', not {name!r}.")
 
 
-def seeded(transform: Transform, image: Image, *, seed: tuple[int, ...]) -> Tensor:
-    """`transform(image)` with `random`, numpy and torch (CPU) seeded from `seed`, a tuple of non-negative integers.
+@dataclass(frozen=True)
+class Seeded:
+    """A transform that draws from the global generators, made a function of the image and a seed.
 
-    The three generators are put back afterwards as they were.
+    `random`, numpy and torch (CPU) are seeded for the call, and put back afterwards as they were.
     """
-    import torch
 
-    words = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        random.seed(words[0])
-        np.random.seed(words[1] & 0xFFFFFFFF)
-        torch.default_generator.manual_seed(words[2])  # torch.manual_seed would reseed the GPUs as well
-        return transform(image)
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+    transform: Callable[[Image], Tensor]
+
+    def __call__(self, image: Image, seed: Seed) -> Tensor:
+        """[3, size, size] float32, normalised."""
+        import torch
+
+        words = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            random.seed(words[0])
+            np.random.seed(words[1] & 0xFFFFFFFF)
+            torch.default_generator.manual_seed(words[2])  # torch.manual_seed would reseed the GPUs as well
+            return self.transform(image)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 @dataclass(frozen=True)
 class Flip:
-    """The augmentation "flip" of `training_transform`; draws from `random`."""
+    """The augmentation "flip" of `training_transform`."""
 
     size: int
     mean: Triple
     std: Triple
 
-    def __call__(self, image: Image) -> Tensor:
+    def __call__(self, image: Image, seed: Seed) -> Tensor:
         """[3, size, size] float32, normalised."""
         import torch
 
-        pixels = np.asarray(_fitted(image, self.size), dtype=np.float32) / 255
-        if random.random() < 0.5:
+        pixels = np.asarray(_fitted(image, self.size), dtype=np.float32)
+        if np.random.SeedSequence(seed).generate_state(1)[0] & 1:
             pixels = pixels[:, ::-1]
-        mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
-        normalised = (pixels - mean) / std
-        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+        mean, std = (255 * np.array(values, dtype=np.float32) for values in (self.mean, self.std))
+        return torch.from_numpy(np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)))
 
 
 def _fitted(image: Image, size: int) -> Image:
@@ -111,7 +118,7 @@ def _deit(size: int, mean: Triple, std: Triple) -> Transform:
     mend_torchvision()
     from timm.data.transforms_factory import create_transform
 
-    transform: Transform = create_transform(
+    transform: Callable[[Image], Tensor] = create_transform(
         input_size=size,
         is_training=True,
         scale=(0.08, 1.0),
@@ -124,4 +131,4 @@ def _deit(size: int, mean: Triple, std: Triple) -> Transform:
         mean=mean,
         std=std,
     )
-    return transform
+    return Seeded(transform)

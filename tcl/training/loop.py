@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from tcl.errors import TCLError
 from tcl.model.ranks import Ranks
+from tcl.progress import progress
 from tcl.training.optim import Plan, adamw, learning_rate
 from tcl.training.resume import ResumeDirectory
 
@@ -62,14 +62,7 @@ def fit(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    bar = tqdm(
-        total=plan.last_step + 1,
-        initial=start,
-        desc=title,
-        unit="step",
-        disable=not ranks.first,
-        mininterval=1 if sys.stderr.isatty() else 20,
-    )
+    bar = progress(title=title, unit="step", total=plan.last_step + 1, done=start, shown=ranks.first)
     skipped, began, seen = 0, time.monotonic(), 0
     for step, batch in zip(range(start, plan.last_step + 1), loader, strict=True):
         task.begin(step)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcl.mends import mend_torchvision
-from tcl.model.clip import Clip
+from tcl.mends import import_open_clip
+from tcl.model.clip import Clip, encode_text
 from tcl.model.losses import info_nce, normalise
 from tcl.model.ranks import Ranks
 from tcl.model.tcl import TCL
@@ -45,7 +45,7 @@ class CLIPTask:
     """
 
     def __init__(self, clip: Clip, *, seed: int, masking: float, masked_steps: int, ranks: Ranks) -> None:
-        mend_torchvision()
+        import_open_clip()
         from open_clip.transformer import PatchDropout
 
         self.clip, self.seed, self.ranks = clip, seed, ranks
@@ -60,6 +60,6 @@ class CLIPTask:
     def losses(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         images = normalise(self.clip.encode_image(batch["images"].to(self.ranks.device)))
         own = self.ranks.positions(len(images))
-        texts = self.ranks.gather(normalise(self.clip.encode_text(batch["tokens"].to(self.ranks.device))))
+        texts = self.ranks.gather(normalise(encode_text(self.clip, batch["tokens"].to(self.ranks.device))))
         loss = info_nce(images @ texts.T, own, log_scale=self.clip.logit_scale, gather=self.ranks.gather)
         return {"total": loss}
