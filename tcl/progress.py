@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-Item = TypeVar("Item")
 
 ON_TERMINAL, IN_LOG = 0.5, 20.0
 """Seconds between two updates."""
 
 
 def progress(
-    items: Iterable[Item] | None = None, *, title: str, unit: str, total: int, done: int = 0, shown: bool = True
-) -> tqdm[Item]:
+    items: Iterable[Any] | None = None, *, title: str, unit: str, total: int, done: int = 0, shown: bool = True
+) -> tqdm[Any]:
     """A bar over `items`, or one that is updated by hand; `done` of `total` are finished already."""
     from tqdm import tqdm
 
