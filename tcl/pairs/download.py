@@ -51,7 +51,7 @@ def download(
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    from tcl.world.site import serve
+    from tcl.pairs.server import serve
 
     with serve(folder) as address:
         yield address.rstrip("/") + "/"

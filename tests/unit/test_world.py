@@ -17,13 +17,14 @@ from tcl.datasets.benchmark import DATASETS, load
 from tcl.datasets.labels import read_labels
 from tcl.datasets.prepare import prepare
 from tcl.errors import TCLError
+from tcl.pairs.server import serve
 from tcl.world import build as world
 from tcl.world import shapes, textures
 from tcl.world.build import MARKER, WorldSettings, build
 from tcl.world.captions import caption, visible
 from tcl.world.layout import LAYOUTS, raw_values
 from tcl.world.scene import Scene, render
-from tcl.world.site import NOT_AN_IMAGE, address, serve
+from tcl.world.site import NOT_AN_IMAGE, address
 from tcl.world.vocabulary import BENCHMARKS, FILE, Texture, classes, index, official
 from tcl.world.vocabulary import load as load_vocabulary
 
