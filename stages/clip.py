@@ -70,6 +70,7 @@ def train(config: Config, plan: ClipTraining, sizes: ClipSizes, ranks: Ranks) ->
         )
         if ranks.first:
             save_clip(OUT, clip)
+            run.weights(OUT)
             resume.discard()
 
 

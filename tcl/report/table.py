@@ -33,6 +33,11 @@ class Row:
         known = [value for key in KEYS if (value := self.values.get(key)) is not None]
         return sum(known) / len(known) if len(known) == len(KEYS) else None
 
+    def rounded(self) -> dict[str, float]:
+        """What is known, and the average, in percent with two decimals."""
+        values = {**self.values, "average": self.average}
+        return {key: round(value, 2) for key, value in values.items() if value is not None}
+
     def minus(self, other: Row) -> Row:
         """The difference in points, where both are known."""
         pairs = {key: (self.values.get(key), other.values.get(key)) for key in KEYS}
@@ -88,6 +93,20 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writerow(["name", *KEYS, "average", "source"])
     for row in rows:
         writer.writerow([row.name, *(row.values.get(key) for key in KEYS), row.average, row.source])
+    return table.getvalue()
+
+
+def per_class(results: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> str:
+    """IoU in percent of every class of a benchmark as CSV, one column a variant; empty where a class does not occur.
+
+    results: result files by variant and benchmark key.
+    """
+    scored = {variant: scores[key]["IoU"] for variant, scores in results.items() if key in scores}
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", *scored])
+    for name in dict.fromkeys(name for iou in scored.values() for name in iou):
+        writer.writerow([name, *(iou.get(name) for iou in scored.values())])
     return table.getvalue()
 
 
