@@ -12,6 +12,7 @@ from tcl.inference.evaluate import Pictures, evaluate
 from tcl.inference.masks import MaskCLIP
 from tcl.inference.settings import InferenceSettings
 from tcl.model.checkpoint import load_clip
+from tcl.model.clip import ClipSizes
 from tcl.model.ranks import Ranks, joined_ranks
 
 METHODS = {"maskclip": MaskCLIP}
@@ -20,7 +21,9 @@ METHODS = {"maskclip": MaskCLIP}
 def main(key: str, ranks: Ranks) -> None:
     config = load_config()
     chosen = config.benchmarks[key]
-    clip = load_clip(Path("weights/clip.safetensors")).to(ranks.device)
+    clip = load_clip(Path("weights/clip.safetensors"), expected=ClipSizes(**config.model.clip.model_dump())).to(
+        ranks.device
+    )
     settings = InferenceSettings(**config.evaluate.model_dump(exclude={"overlays"})).but(
         bg_thresh=config.baselines.bg_thresh
     )

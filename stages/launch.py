@@ -3,9 +3,15 @@
 TCL_PROCESSES overrides their number. On several machines start the stage itself with torchrun on each.
 """
 
+import logging
 import os
 import runpy
+import signal
 import sys
+
+from tcl.commands.boundary import boundary, stopped
+from tcl.config import load_config
+from tcl.errors import TCLError
 
 CPU_PROCESSES = {"train": 2, "clip": 2, "evaluate": 1, "baselines": 1}
 
@@ -13,6 +19,8 @@ CPU_PROCESSES = {"train": 2, "clip": 2, "evaluate": 1, "baselines": 1}
 def process_count(stage: str) -> int:
     """One process for each GPU, or the stage's own number on a CPU."""
     if chosen := os.environ.get("TCL_PROCESSES"):
+        if not chosen.isdigit() or int(chosen) == 0:
+            raise TCLError(f"TCL_PROCESSES must be a positive number of processes, got {chosen!r}.")
         return int(chosen)
     import torch
 
@@ -22,15 +30,38 @@ def process_count(stage: str) -> int:
 def main() -> None:
     """Run the stage in this process if it is to be alone, else under torchrun."""
     stage, *arguments = sys.argv[1:]
-    count = process_count(stage)
+    with boundary(" ".join(sys.argv[1:])):
+        load_config()  # said once here, not by every rank
+        count = process_count(stage)
     if count == 1:
         sys.argv = [stage, *arguments]
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=False)
         return
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    launch(stage, ["--standalone", f"--nproc-per-node={count}", "-m", f"stages.{stage}", *arguments])
+
+
+def launch(stage: str, arguments: list[str]) -> None:
+    """Run torchrun; what its ranks have said for themselves is not said again."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
-    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", f"stages.{stage}", *arguments])
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(arguments)
+    except SignalException as error:
+        stopped(stage, error.sigval)
+    except ChildFailedError as error:
+        for rank, failure in sorted(error.failures.items()):
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                name = signal.Signals(-failure.exitcode).name
+                print(
+                    f"{stage}: rank {rank} was ended by {name}, perhaps for lack of memory, and so the others were "
+                    "too. Run the same command again to carry on.",
+                    file=sys.stderr,
+                )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tcl.config import load_config
 from tcl.files import sha256
 from tcl.model.build import build_tcl
 from tcl.model.checkpoint import load_clip, save_tcl
+from tcl.model.clip import ClipSizes
 from tcl.model.ranks import Ranks, joined_ranks
 from tcl.model.tcl import Objective
 from tcl.training.curves import write_curves
@@ -36,7 +37,7 @@ def main(variant: str, ranks: Ranks) -> None:
     }
     torch.manual_seed(plan.seed)
     model = build_tcl(
-        load_clip(CLIP),
+        load_clip(CLIP, expected=ClipSizes(**sizes.clip.model_dump())),
         frozen_blocks=sizes.frozen_blocks,
         decoder_levels=sizes.decoder_levels,
         objective=Objective(**plan.objective.model_dump()),
@@ -69,7 +70,9 @@ def main(variant: str, ranks: Ranks) -> None:
         )
         if ranks.first:
             write_curves(Path(f"curves/{variant}.csv"), rows)
-            save_tcl(Path(f"weights/{variant}.safetensors"), model, inference=config.inference.model_dump())
+            weights = Path(f"weights/{variant}.safetensors")
+            save_tcl(weights, model, inference=config.inference.model_dump())
+            run.weights(weights)
             resume.discard()
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from tcl.errors import TCLError
 
@@ -17,17 +21,32 @@ OPERATING_SYSTEM = {
 }
 
 
+FIRST_RANK_SPEAKS = 3.0
+"""Seconds that another rank keeps an error to itself: mostly the first one has the same, and then torchrun ends all."""
+
+
 @contextmanager
 def boundary(name: str) -> Iterator[None]:
     """Print what the user can mend without a traceback and exit with status 1; Ctrl-C exits with 130."""
     try:
         yield
     except TCLError as error:
-        sys.exit(f"{name}: {error}")
+        _refuse(f"{name}: {error}")
     except OSError as error:
         if error.errno not in OPERATING_SYSTEM:
             raise
-        sys.exit(f"{name}: {error.filename or ''}: {OPERATING_SYSTEM[error.errno]}.")
+        _refuse(f"{name}: {error.filename or ''}: {OPERATING_SYSTEM[error.errno]}.")
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped. Run the same command again to carry on.", file=sys.stderr)
-        sys.exit(130)
+        stopped(name, signal.SIGINT)
+
+
+def stopped(name: str, by: signal.Signals) -> NoReturn:
+    """Say that a signal has ended the work, and exit with the shell's status for it."""
+    print(f"\n{name}: stopped. Run the same command again to carry on.", file=sys.stderr)
+    sys.exit(128 + by)
+
+
+def _refuse(message: str) -> NoReturn:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(FIRST_RANK_SPEAKS)
+    sys.exit(message)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -47,7 +48,8 @@ def _spread(function: Callable[[Item], Result], items: Sequence[Item], workers: 
 
 
 def _end_with_parent() -> None:
-    """Leave no worker behind when the main process is killed."""
+    """Leave no worker behind when the main process is killed, and Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -53,10 +53,18 @@ def read_tcl(path: Path) -> Checkpoint:
     return Checkpoint(TCLSizes(**{**sizes, "clip": ClipSizes(**sizes["clip"])}), weights, header["inference"])
 
 
-def load_clip(path: Path) -> Clip:
-    """The CLIP in one of our CLIP files, in eval mode; raises TCLError if the file is not one or is damaged."""
+def load_clip(path: Path, *, expected: ClipSizes | None = None) -> Clip:
+    """The CLIP in one of our CLIP files, in eval mode.
+
+    Raises TCLError if the file is not one, is damaged, or has other than the expected sizes.
+    """
     header, weights = _read(path, CLIP_FORMAT)
-    clip = build_clip(ClipSizes(**header["sizes"]))
+    sizes = ClipSizes(**header["sizes"])
+    if expected is not None and sizes != expected:
+        raise TCLError(
+            f"{path}: holds a CLIP of {sizes}, but model.clip asks for {expected}. `dvc repro clip` makes it."
+        )
+    clip = build_clip(sizes)
     assign(clip, weights, str(path))
     return clip.eval()
 
