@@ -15,15 +15,16 @@ from time import time
 from typing import Any
 
 from tcl.commands.workspace import checkout
-from tcl.files import sha256
+from tcl.files import replacing, sha256
 
 EXPERIMENT = "tcl"
+SQLITE = "sqlite:///"
 PATIENCE = 20.0
 """Seconds that a finished stage waits for what is still to be logged, once the store has answered."""
 FIRST_PATIENCE = 5.0
 """The same for a store that has not answered yet."""
-IMPORT_PATIENCE = 60.0
-"""The same for importing MLflow, which takes a second, or many on a busy machine."""
+SET_UP_PATIENCE = 60.0
+"""The same for importing MLflow and making a database, which takes seconds, or many on a busy machine."""
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow's own defaults try an unreachable server for many minutes."""
 
@@ -41,7 +42,7 @@ class Run:
         self.name, self.id = name, run_id
         self._resumed = run_id is not None
         self._logged_until = -1
-        self._imported = threading.Event()
+        self._ready = threading.Event()
         self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=10_000)
         self._thread: threading.Thread | None = None
 
@@ -101,7 +102,7 @@ class Run:
             return
         self._put(lambda client, run: client.set_terminated(run, status))
         self._put(None)
-        self._imported.wait(IMPORT_PATIENCE)
+        self._ready.wait(SET_UP_PATIENCE)
         patience = FIRST_PATIENCE if self.id is None else PATIENCE
         self._thread.join(patience)
         if self._thread.is_alive():
@@ -140,15 +141,12 @@ class Run:
     def _client(self) -> Any:
         try:
             from mlflow import MlflowClient
+
+            if store().startswith(SQLITE):
+                _create_database(Path(store().removeprefix(SQLITE)))
         finally:
-            self._imported.set()
-        client = MlflowClient(tracking_uri=store())
-        if store().startswith("sqlite"):
-            # Several processes that create one file at the same moment break it for good.
-            with open(checkout() / "mlflow.db.lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                client.search_experiments(max_results=1)
-        return client
+            self._ready.set()
+        return MlflowClient(tracking_uri=store())
 
     def _give_up(self, reason: str) -> None:
         print(f"{self.name}: MLflow is left out of this run from here on ({reason}).", file=sys.stderr)
@@ -180,10 +178,23 @@ def tracked(
 
 def store() -> str:
     """The tracking URI in force: MLFLOW_TRACKING_URI, or a database in the main checkout."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    scheme, separator, path = uri.partition(":///")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     # A relative path would be lost with DVC's temporary copies.
-    return f"{scheme}{separator}{(checkout() / path).absolute()}" if scheme == "sqlite" and separator else uri
+    return f"{SQLITE}{(checkout() / uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def _create_database(path: Path) -> None:
+    """Make MLflow's database if there is none, so that it is either whole or not there.
+
+    Several processes that create one file at the same moment, or one that ends while it does, break it for good.
+    """
+    from mlflow import MlflowClient
+
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            with replacing(path) as temporary:
+                MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
 
 
 def _experiment(client: Any) -> str:
@@ -191,7 +202,7 @@ def _experiment(client: Any) -> str:
     if found is not None:
         return str(found.experiment_id)
     # A store on this machine keeps artifacts where its first run ran, which may be a temporary copy, unless it is told.
-    location = (checkout() / "mlartifacts").as_uri() if store().startswith("sqlite") else None
+    location = (checkout() / "mlartifacts").as_uri() if store().startswith(SQLITE) else None
     try:
         return str(client.create_experiment(EXPERIMENT, artifact_location=location))
     except Exception:  # another stage was quicker

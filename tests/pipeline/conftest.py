@@ -11,32 +11,33 @@ import pytest
 
 from .checkout import TCL, clone, environment, run
 
-SMALLER = [
-    "world.pairs=400",
-    "world.val_scenes=4",
-    "world.train_scenes=2",
-    "sources.world.samples_per_shard=200",
-    "clip.training.last_step=7",
-    "clip.training.warmup=2",
-    "clip.training.masked_steps=3",
-    "clip.training.global_batch=16",
-    "clip.training.checkpoint_every=2",
-    "train.last_step=5",
-    "train.warmup=2",
-    "train.decoder_only_steps=3",
-    "train.global_batch=8",
-    "evaluate.overlays=2",
-]
+SMALLER = """
+world: {pairs: 400, val_scenes: 4, train_scenes: 2}
+sources: {world: {samples_per_shard: 200}}
+clip: {training: {last_step: 7, warmup: 2, masked_steps: 3, global_batch: 16, checkpoint_every: 2}}
+train: {last_step: 5, warmup: 2, decoder_only_steps: 3, global_batch: 8}
+evaluate: {overlays: 2}
+"""
+"""What is added to the demo's profile."""
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which `dvc repro` was killed while it trained CLIP, and has then run to its end."""
+    """A clone with a smaller demo, in which `dvc repro` was killed while it trained CLIP, and has then run to its end.
+
+    Tests leave its files and its branch as they are.
+    """
     checkout = clone(tmp_path_factory.mktemp("demo") / "clone")
-    run(checkout, *TCL, "config", *SMALLER)
+    with open(checkout / "conf" / "profile" / "demo.yaml", "a", encoding="utf-8") as profile:
+        profile.write(SMALLER)
+    run(checkout, *TCL, "config")
     _kill_at(checkout, "runs/clip-*/state.pt", "dvc", "repro")
     assert not (checkout / "weights" / "clip.safetensors").exists()
     run(checkout, "dvc", "repro")
+    for setting in ("user.name=newcomer", "user.email=newcomer@localhost"):
+        run(checkout, "git", "config", *setting.split("="))
+    run(checkout, "git", "add", "--all")
+    run(checkout, "git", "commit", "--quiet", "-m", "A smaller demo and its results")
     return checkout
 
 

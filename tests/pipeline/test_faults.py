@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 
 from .checkout import TCL, environment, run
-from .conftest import SMALLER
 
 VOC = Path("data/world-benchmarks/VOCdevkit/VOC2012")
 
@@ -63,11 +62,15 @@ def test_configuration(workspace: Path, key: str, value: object, message: str) -
 
 
 def test_an_override_out_of_range_stops_an_experiment(finished: Path) -> None:
-    command = ["dvc", "exp", "run", *(f"-S{each}" for each in SMALLER), "-S", "evaluate.kp_w=1.5"]
-    result = subprocess.run(command, cwd=finished, env=environment(finished), capture_output=True, text=True)
-    run(finished, *TCL, "config", *SMALLER)
-    assert result.returncode != 0
-    assert "evaluate.kp_w: Input should be less than or equal to 1; got 1.5" in result.stderr
+    for override, message in (
+        ("evaluate.kp_w=1.5", "evaluate.kp_w: Input should be less than or equal to 1; got 1.5"),
+        ("evaluate.kp_W=0", "kp_W"),
+    ):
+        command = ["dvc", "exp", "run", "-S", override]
+        result = subprocess.run(command, cwd=finished, env=environment(finished), capture_output=True, text=True)
+        run(finished, "git", "checkout", "params.yaml")
+        assert result.returncode != 0
+        assert message in result.stderr
 
 
 def test_outside_a_project(tmp_path: Path) -> None:

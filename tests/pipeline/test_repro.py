@@ -6,14 +6,13 @@ from pathlib import Path
 from tcl.datasets.benchmark import KEYS
 
 from .checkout import TCL, run
-from .conftest import SMALLER
 
 
 def _changed(checkout: Path, *overrides: str) -> set[str]:
     """The stages that overrides of the configuration would make run again."""
-    run(checkout, *TCL, "config", *SMALLER, *overrides)
+    run(checkout, *TCL, "config", *overrides)
     changed = set(json.loads(run(checkout, "dvc", "status", "--json")))
-    run(checkout, *TCL, "config", *SMALLER)
+    run(checkout, *TCL, "config")
     return changed
 
 

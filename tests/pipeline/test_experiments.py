@@ -1,0 +1,125 @@
+"""Experiments beside the committed run: DVC and MLflow tell the same story of both, and the workspace stays usable."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tcl.datasets.benchmark import KEYS
+
+from .checkout import run
+
+
+def restore(checkout: Path) -> None:
+    """Back to the committed run, whose results are in the cache."""
+    run(checkout, "git", "checkout", "--quiet", ".")
+    run(checkout, "dvc", "checkout", "--force")
+
+
+def store(checkout: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
+
+
+def runs(checkout: Path, **tags: str) -> list[Any]:
+    """MLflow's runs with these tags, the newest first."""
+    query = " and ".join(f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items())
+    experiment = store(checkout).get_experiment_by_name("tcl")
+    assert experiment is not None
+    return list(store(checkout).search_runs([experiment.experiment_id], query))
+
+
+def artifacts(checkout: Path, run_id: str) -> set[str]:
+    return {each.path for each in store(checkout).list_artifacts(run_id)}
+
+
+def test_mlflow_has_a_run_for_each_stage_that_matters(finished: Path) -> None:
+    training = runs(finished, dvc__stage="train@tcl")[0]
+    assert training.info.status == "FINISHED"
+    assert training.data.params["train.lr"] == "0.004"
+    assert {"total", "tcli", "tclf", "lr", "grad_norm"} <= set(training.data.metrics)
+    assert len(training.data.tags["weights.sha256"]) == 64
+    assert runs(finished, dvc__stage="clip")
+
+
+def test_mlflow_mirrors_the_results(finished: Path) -> None:
+    experiment = runs(finished, tcl__kind="experiment")[-1]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for key in (*KEYS, "average"):
+        assert experiment.data.metrics[f"tcl/{key}"] == pytest.approx(metrics["tcl"][key], abs=0.01)
+    assert experiment.data.params["evaluate.pamr"] == "True"
+    assert artifacts(finished, experiment.info.run_id) == {"manifests", "params.yaml", "report"}
+    children = runs(finished, mlflow__parentRunId=experiment.info.run_id)
+    assert {child.info.run_name for child in children} == {"workspace/tcl", "workspace/maskclip"}
+    for child in children:
+        assert {"results", "overlays"} == artifacts(finished, child.info.run_id)
+        assert "IoU/voc/cat" in child.data.metrics
+
+
+def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
+    before = json.loads((finished / "metrics.json").read_text())
+    run(finished, "dvc", "exp", "run", "--name", "high", "-S", "benchmarks.voc.bg_thresh=0.9")
+    difference = json.loads(run(finished, "dvc", "metrics", "diff", "--json"))["diff"]["metrics.json"]
+    after = json.loads((finished / "metrics.json").read_text())
+    assert set(difference) <= {"tcl.voc", "tcl.average", "maskclip.voc", "maskclip.average"}
+    assert after["tcl"]["context"] == before["tcl"]["context"]
+    shown = run(finished, "dvc", "exp", "show", "--only-changed", "--csv")
+    assert "high" in shown
+    assert "benchmarks.voc.bg_thresh" in shown
+    one, other = runs(finished, tcl__kind="experiment")[:2]
+    assert (one.info.run_name, other.info.run_name) == ("high", "workspace")
+    assert set(one.data.params) == set(other.data.params)
+    assert set(one.data.metrics) == set(other.data.metrics)
+    changed = run(finished, "git", "status", "--porcelain").split()[1::2]
+    assert set(changed) <= {"dvc.lock", "metrics.json", "params.yaml"}
+    restore(finished)
+    assert "up to date" in run(finished, "dvc", "repro")
+
+
+@pytest.mark.slow
+def test_results_are_the_same_when_made_again(finished: Path) -> None:
+    stages = ("train@tcl", "evaluate@tcl-voc", "baselines@voc", "report")
+    paths = [finished / "weights/tcl.safetensors", finished / "results/tcl/voc.json", finished / "report/table.csv"]
+    first = [path.read_bytes() for path in paths]
+    run(finished, "dvc", "repro", "--force", "--single-item", *stages)
+    assert [path.read_bytes() for path in paths] == first
+    restore(finished)
+
+
+@pytest.mark.slow
+def test_queued_experiments_run_two_at_a_time(finished: Path) -> None:
+    for pamr in ("true", "false"):
+        for key in ("voc", "context"):
+            run(
+                finished,
+                "dvc",
+                "exp",
+                "run",
+                "--queue",
+                "-S",
+                f"evaluate.pamr={pamr}",
+                "-S",
+                f"benchmarks.{key}.bg_thresh=0.3",
+            )
+    run(finished, "dvc", "exp", "run", "--run-all", "--jobs", "2", timeout=3000)
+    queued = [each for each in runs(finished, tcl__kind="experiment") if each.data.tags.get("dvc.experiment")]
+    assert len({each.info.run_name for each in queued} - {"high"}) == 4
+    for each in queued:
+        assert each.info.status == "FINISHED"
+        assert artifacts(finished, each.info.run_id) == {"manifests", "params.yaml", "report"}
+    restore(finished)
+
+
+@pytest.mark.slow
+def test_a_cache_is_shared_through_a_remote(finished: Path, tmp_path: Path) -> None:
+
+    run(finished, "dvc", "remote", "add", "--force", "--default", "shared", str(tmp_path / "remote"))
+    run(finished, "dvc", "push")
+    run(finished, "git", "checkout", "--quiet", ".")
+    other = tmp_path / "node"
+    run(finished, "git", "clone", "--quiet", str(finished), str(other))
+    run(other, "dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
+    run(other, "dvc", "pull")
+    assert (other / "weights/tcl.safetensors").read_bytes() == (finished / "weights/tcl.safetensors").read_bytes()
+    assert "up to date" in run(other, "dvc", "repro")
