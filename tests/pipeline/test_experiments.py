@@ -54,7 +54,7 @@ def test_mlflow_mirrors_the_results(finished: Path) -> None:
     assert {child.info.run_name for child in children} == {"workspace/tcl", "workspace/maskclip"}
     for child in children:
         assert {"results", "overlays"} == artifacts(finished, child.info.run_id)
-        assert "IoU/voc/cat" in child.data.metrics
+        assert "IoU/voc/background" in child.data.metrics
 
 
 def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
