@@ -59,16 +59,16 @@ def test_mlflow_mirrors_the_results(finished: Path) -> None:
 
 def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
     before = json.loads((finished / "metrics.json").read_text())
-    run(finished, "dvc", "exp", "run", "--name", "high", "-S", "benchmarks.voc.bg_thresh=0.9")
+    run(finished, "dvc", "exp", "run", "--name", "low", "-S", "benchmarks.voc.bg_thresh=0.01")
     difference = json.loads(run(finished, "dvc", "metrics", "diff", "--json"))["diff"]["metrics.json"]
     after = json.loads((finished / "metrics.json").read_text())
-    assert set(difference) <= {"tcl.voc", "tcl.average", "maskclip.voc", "maskclip.average"}
+    assert set(difference) == {"tcl.voc", "tcl.average"}
     assert after["tcl"]["context"] == before["tcl"]["context"]
     shown = run(finished, "dvc", "exp", "show", "--only-changed", "--csv")
-    assert "high" in shown
+    assert "low" in shown
     assert "benchmarks.voc.bg_thresh" in shown
     one, other = runs(finished, tcl__kind="experiment")[:2]
-    assert (one.info.run_name, other.info.run_name) == ("high", "workspace")
+    assert (one.info.run_name, other.info.run_name) == ("low", "workspace")
     assert set(one.data.params) == set(other.data.params)
     assert set(one.data.metrics) == set(other.data.metrics)
     changed = run(finished, "git", "status", "--porcelain").split()[1::2]
@@ -104,7 +104,7 @@ def test_queued_experiments_run_two_at_a_time(finished: Path) -> None:
             )
     run(finished, "dvc", "exp", "run", "--run-all", "--jobs", "2", timeout=3000)
     queued = [each for each in runs(finished, tcl__kind="experiment") if each.data.tags.get("dvc.experiment")]
-    assert len({each.info.run_name for each in queued} - {"high"}) == 4
+    assert len({each.info.run_name for each in queued} - {"low"}) == 4
     for each in queued:
         assert each.info.status == "FINISHED"
         assert artifacts(finished, each.info.run_id) == {"manifests", "params.yaml", "report"}
