@@ -1,11 +1,15 @@
 """A real `dvc repro` of a smaller demo in a temporary clone: every stage runs, and only what has changed runs again."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tcl.datasets.benchmark import KEYS
 
-from .checkout import TCL, run
+from .checkout import TCL, environment, run
 
 
 def _changed(checkout: Path, *overrides: str) -> set[str]:
@@ -49,3 +53,24 @@ def test_an_evaluation_setting_never_retrains(finished: Path) -> None:
 
 def test_a_training_setting_leaves_the_data_alone(finished: Path) -> None:
     assert _changed(finished, "train.lr=0.001") == {"train@tcl"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "unused"),
+    [
+        ("report", {"torch", "cv2", "open_clip", "mmseg"}),
+        ("prepare voc", {"torch", "mlflow", "mmseg"}),
+        (
+            "launch evaluate tcl voc",
+            {"timm", "mlflow", "albumentations", "wandb", "pandas", "matplotlib", "img2dataset"},
+        ),
+    ],
+)
+def test_a_stage_imports_only_what_it_uses(workspace: Path, stage: str, unused: set[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", *f"stages.{stage}".split()]
+    result = subprocess.run(command, cwd=workspace, env=environment(workspace), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
+    packages = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert "tcl" in packages
+    assert not packages & unused
