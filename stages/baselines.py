@@ -27,10 +27,9 @@ def main(key: str, ranks: Ranks) -> None:
     settings = InferenceSettings(**config.evaluate.model_dump(exclude={"overlays"})).but(
         bg_thresh=config.baselines.bg_thresh
     )
-    stride = config.model.clip.patch_size >> config.model.decoder_levels
     for method in config.baselines.methods:
         outcome = evaluate(
-            METHODS[method](clip, settings, mask_stride=stride),
+            METHODS[method](clip, settings, levels=config.model.decoder_levels),
             benchmarks.load(key),
             data_root() / config.datasets[chosen.dataset].root,
             settings=settings,

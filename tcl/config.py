@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,9 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are never changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Checked = TypeVar("Checked", bound=Section)
 
 
 class World(Section):
@@ -301,18 +304,23 @@ def load_config(path: str | Path = "params.yaml") -> Config:
 
 def check_config(values: Any, *, source: str) -> Config:
     """Check composed values; raises TCLError with key, rule, value and the nearest valid key for each problem."""
+    return check_section(Config, values, source=source)
+
+
+def check_section(section: type[Checked], values: Any, *, source: str) -> Checked:
+    """Check the values of one section, as `check_config` does those of all."""
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(problem, values) for problem in error.errors()]
+        lines = [_describe(problem, section) for problem in error.errors()]
         raise TCLError(f"{source}: {len(lines)} problem(s) in the configuration.\n  " + "\n  ".join(lines)) from None
 
 
-def _describe(problem: Any, values: Any) -> str:
+def _describe(problem: Any, section: type[Section]) -> str:
     """One line for one pydantic problem: key, rule, value seen, nearest valid key."""
     key = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if problem["type"] == "extra_forbidden":
-        siblings = _known_keys(problem["loc"][:-1])
+        siblings = _known_keys(section, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), siblings, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(siblings)}."
         return f"{key}: there is no such key; {hint}"
@@ -323,9 +331,9 @@ def _describe(problem: Any, values: Any) -> str:
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}; got {problem['input']!r}"
 
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """Field names of the section at a location."""
-    model: Any = Config
+def _known_keys(section: type[Section], location: tuple[Any, ...]) -> list[str]:
+    """Field names of the section at a location below `section`."""
+    model: Any = section
     for part in location:
         if isinstance(model, type) and issubclass(model, Section):
             field = model.model_fields.get(str(part))

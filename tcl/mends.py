@@ -1,4 +1,4 @@
-"""Mends for imports: two that fail for want of compiled code, and two that take seconds for what is never called.
+"""Mends for imports: two that fail for want of compiled code, and some that take seconds for what is never called.
 
 torchvision's wheel from PyPI is built for CUDA. Beside a CPU build of torch its C++ half does not load, and
 `import torchvision`, and with it timm and open_clip, ends in "operator torchvision::nms does not exist".
@@ -6,8 +6,9 @@ torchvision's wheel from PyPI is built for CUDA. Beside a CPU build of torch its
 mmcv-lite is mmcv without its compiled half, which has no binary packages for current versions of torch. mmsegmentation
 imports `mmcv.ops` all the same, and that ends in "No module named 'mmcv._ext'".
 
-open_clip imports all of timm for towers that are not CLIP's own, and mmsegmentation's data sets import `mmcv.ops` for a
-loss and albumentations for one augmentation; together they take as long as all that is used.
+open_clip imports all of timm for towers that are not CLIP's own, and torchvision, which imports torch's compiler for
+one operator; mmsegmentation's data sets import `mmcv.ops` for a loss and albumentations for one augmentation. Together
+they take longer than all that is used.
 
 All functions do nothing where nothing is missing, may be called any number of times, and have to be called before the
 first import of the package in question. What is missing still fails, with a clear message, if it is ever called.
@@ -69,9 +70,10 @@ def mend_mmcv() -> None:
 
 
 def import_open_clip() -> None:
-    """Import open_clip, without timm if nobody has imported that yet: open_clip treats it as optional."""
+    """Import open_clip without timm, which it treats as optional, and torchvision without torch's compiler."""
     mend_torchvision()
-    with _standing_in("timm"):
+    compiler = _standing_in("torch._dynamo.utils", "torchvision.ops was imported without torch._dynamo.utils.{}.")
+    with _standing_in("timm"), compiler:
         importlib.import_module("open_clip")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tcl.commands import convert, evaluate
 from tcl.commands.boundary import boundary
 
 
@@ -22,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print the main table and where to look further")
     show.add_argument("--report", type=Path, default=Path("report"), metavar="DIR")
     show.set_defaults(run=_show)
+
+    evaluate.add_parser(commands)
+    convert.add_parser(commands)
     return top
 
 

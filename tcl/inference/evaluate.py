@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcl.datasets.benchmark import Benchmark
+from tcl.datasets.benchmark import Benchmark, Sample
 from tcl.errors import TCLError
 from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
@@ -73,17 +74,21 @@ def evaluate(
     only: Sequence[str] | None = None,
     ranks: Ranks | None = None,
     pictures: Pictures | None = None,
+    maps: Path | None = None,
 ) -> Outcome:
     """Score a model on a benchmark under a data root, its images shared out over the ranks; the same for any number.
 
-    only: names of the classes to prompt and score, the background aside; None takes all of them.
+    only: names of the classes to prompt and score, the background aside; None takes all of them. maps: a folder for
+    each image's predicted class indices, as `<name>.png` of one channel.
     """
+    from tcl.datasets.labels import write_labels
     from tcl.datasets.mmseg import open_dataset
     from tcl.inference.metrics import areas, summarise
-    from tcl.inference.overlays import write_overlay
 
     ranks = ranks or Ranks()
     dataset = open_dataset(benchmark, root)
+    if maps:
+        _check_names(dataset.samples, maps)
     names = prompted_classes(benchmark, only)
     scored = [benchmark.classes[0], *names] if benchmark.background else names
     channels = np.array([benchmark.classes.index(name) for name in scored])
@@ -96,7 +101,11 @@ def evaluate(
         predicted = segment(model, image, embeddings, settings=settings, background=benchmark.background)
         prediction = channels[predicted]
         total += _areas_of(areas, prediction, labels, benchmark, dataset.samples[index].labels)
+        if maps:
+            write_labels(maps / f"{name}.png", prediction.astype(np.uint8))
         if pictures and index < pictures.count:
+            from tcl.inference.overlays import write_overlay
+
             write_overlay(
                 pictures.folder / f"{name}.png", image, labels, prediction, benchmark.classes, benchmark.background
             )
@@ -113,6 +122,13 @@ def evaluate(
         "settings": _settings_in_force(settings, benchmark),
     }
     return Outcome(result, seconds)
+
+
+def _check_names(samples: Sequence[Sample], folder: Path) -> None:
+    """One file each in `folder` needs one name each."""
+    repeated = [name for name, count in Counter(sample.name for sample in samples).items() if count > 1]
+    if repeated:
+        raise TCLError(f"{folder}: label maps go by the images' names, of which several are alike: {repeated[:20]}.")
 
 
 def _areas_of(

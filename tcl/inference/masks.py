@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tcl.inference.pamr import pamr
 from tcl.inference.prompts import class_embeddings
 from tcl.inference.settings import InferenceSettings
-from tcl.model.clip import Clip, dense_embeddings, embed_patches, identity_attention_block, patch_grid, run_blocks
+from tcl.model.clip import Clip, dense_embeddings, embed_patches, patch_grid, run_dense_blocks
 from tcl.model.losses import normalise
 from tcl.model.tcl import TCL
 
@@ -45,10 +45,8 @@ def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def maskclip_maps(clip: Clip, tokens: Tensor, grid: tuple[int, int], embeddings: Tensor) -> Tensor:
-    """MaskCLIP's cosine maps [B, N, gh, gw] from the tokens that enter CLIP's last block."""
-    visual = clip.visual
-    tokens = identity_attention_block(visual.transformer.resblocks[-1], tokens)
-    dense = normalise(dense_embeddings(visual, tokens, grid), dim=1)
+    """MaskCLIP's cosine maps [B, N, gh, gw] from the tokens behind CLIP's last block, with identity attention there."""
+    dense = normalise(dense_embeddings(clip.visual, tokens, grid), dim=1)
     return torch.einsum("bdhw,nd->bnhw", dense, embeddings)
 
 
@@ -68,10 +66,11 @@ class TCLSegmenter(TCL):
 
     @torch.no_grad()
     def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.3) -> Tensor:
-        """Soft masks [B, N, H, W] in [0, 1]; images: [B, 3, H, W], normalised, any size; embeddings: [N, D].
+        """Soft masks [B, N, H, W] in [0, 1]; images: [B, 3, H, W], normalised, of any size; embeddings: [N, D].
 
         kp_w: share of the frozen MaskCLIP map in the result (the paper's knowledge-preserving mix), in [0, 1].
         """
+        embeddings = normalise(embeddings)
         padded, inside = pad_to_multiple(images, self.patch_size)
         grid = patch_grid(self.clip.visual, padded)
         tokens = self.frozen_tokens(padded)
@@ -79,8 +78,7 @@ class TCLSegmenter(TCL):
         if pamr:
             masks = refine(padded, masks, self.settings)
         if kp_w:
-            blocks = self.clip.visual.transformer.resblocks
-            last = run_blocks(list(blocks)[len(self.trunk) : -1], tokens)
+            last = run_dense_blocks(self.clip.visual.transformer.resblocks[len(self.trunk) :], tokens)
             prior = knowledge_preserving_masks(maskclip_maps(self.clip, last, grid, embeddings))
             masks = kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - kp_w) * masks
         return resize(masks, (padded.shape[2], padded.shape[3]))[inside]
@@ -94,14 +92,15 @@ def refine(images: Tensor, masks: Tensor, settings: InferenceSettings) -> Tensor
 class MaskCLIP(nn.Module):
     """The training-free baseline as TCL defines it: CLIP with identity attention in its last block.
 
-    mask_stride: side of the grid cell in pixels on which PAMR works; TCL's own, so that both are refined alike.
+    levels: how often the patch grid is doubled before PAMR; as often as TCL's decoder does, so that both are refined
+    alike.
     """
 
-    def __init__(self, clip: Clip, settings: InferenceSettings, *, mask_stride: int) -> None:
+    def __init__(self, clip: Clip, settings: InferenceSettings, *, levels: int) -> None:
         super().__init__()
         self.clip = clip
         self.settings = settings
-        self.mask_stride = mask_stride
+        self.levels = levels
 
     def class_embeddings(self, names: list[str], templates: str | list[str] = "custom") -> Tensor:
         """Embeddings [N, D] of class names, of length 1."""
@@ -112,10 +111,10 @@ class MaskCLIP(nn.Module):
         """Soft masks [B, N, H, W] in [0, 1]: sigmoid(10 * (cos - 0.25)); kp_w has nothing to mix here."""
         visual = self.clip.visual
         padded, inside = pad_to_multiple(images, visual.conv1.kernel_size[0])
-        tokens = run_blocks(list(visual.transformer.resblocks)[:-1], embed_patches(visual, padded))
-        masks = knowledge_preserving_masks(maskclip_maps(self.clip, tokens, patch_grid(visual, padded), embeddings))
-        size = (padded.shape[2], padded.shape[3])
-        masks = resize(masks, (size[0] // self.mask_stride, size[1] // self.mask_stride))
+        tokens = run_dense_blocks(visual.transformer.resblocks, embed_patches(visual, padded))
+        grid, size = patch_grid(visual, padded), (padded.shape[2], padded.shape[3])
+        masks = knowledge_preserving_masks(maskclip_maps(self.clip, tokens, grid, embeddings))
+        masks = resize(masks, (grid[0] << self.levels, grid[1] << self.levels))
         if pamr:
             masks = refine(padded, masks, self.settings)
         return resize(masks, size)[inside]

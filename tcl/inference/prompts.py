@@ -21,22 +21,26 @@ BATCH = 256
 
 
 @lru_cache(maxsize=1)
-def _own_templates() -> dict[str, list[str]]:
-    return yaml.safe_load((files("tcl.inference") / "templates.yaml").read_text(encoding="utf-8"))
+def _template_sets() -> dict[str, list[str]]:
+    import_open_clip()
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+
+    own = yaml.safe_load((files("tcl.inference") / "templates.yaml").read_text(encoding="utf-8"))
+    return {"full": [template("{}") for template in OPENAI_IMAGENET_TEMPLATES], **own}
 
 
 def prompt_templates(name: str) -> list[str]:
-    """The template set of this name; each template has one `{}` for the class name. Raises TCLError if unknown."""
-    own = _own_templates()
-    if name in own:
-        return own[name]
-    import_open_clip()
-    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    """The templates of a set, or of several joined by `+`; each has one `{}` for the class name.
 
-    openai = {"full": OPENAI_IMAGENET_TEMPLATES, "subset": SIMPLE_IMAGENET_TEMPLATES}
-    if name not in openai:
-        raise TCLError(f"templates: {name!r} is no template set; known are {', '.join([*own, *openai])}.")
-    return [template("{}") for template in openai[name]]
+    Raises TCLError that lists the known sets if one is unknown.
+    """
+    sets, parts = _template_sets(), name.split("+")
+    if unknown := [part for part in parts if part not in sets]:
+        raise TCLError(
+            f"templates: {', '.join(map(repr, unknown))} is no template set. There are: {', '.join(sets)}; several may "
+            "be joined by a +."
+        )
+    return [template for part in parts for template in sets[part]]
 
 
 @torch.no_grad()
@@ -52,7 +56,7 @@ def class_embeddings(clip: Clip, names: Sequence[str], templates: str | Sequence
     if wrong or not chosen:
         raise TCLError(f"templates: each must hold '{{}}' once for the class name; got {wrong or 'none'}.")
     context, device = clip.positional_embedding.shape[0], clip.positional_embedding.device
-    prompts = [template.format(name) for name in names for template in chosen]
+    prompts = [template.replace("{}", name) for name in names for template in chosen]
     batches = [tokenize(prompts[i : i + BATCH], context).to(device) for i in range(0, len(prompts), BATCH)]
     features = torch.cat([encode_text(clip, tokens) for tokens in batches])
     return normalise(features.unflatten(0, (len(names), len(chosen))).mean(dim=1))

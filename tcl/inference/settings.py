@@ -47,5 +47,8 @@ class InferenceSettings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> InferenceSettings:
-        return cls(**{**values, "pamr_dilations": tuple(values["pamr_dilations"])})
+    def from_dict(cls, values: Any, *, source: str) -> InferenceSettings:
+        """Settings from a file or a command line; raises TCLError, naming `source`, that lists all that is wrong."""
+        from tcl.config import Inference, check_section
+
+        return cls(**check_section(Inference, values, source=source).model_dump())

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from tcl.errors import TCLError
 from tcl.model.clip import Clip, ClipSizes, build_clip
 from tcl.model.grounder import DecoderLevel, Grounder
 from tcl.model.tcl import TCL, Objective
@@ -18,11 +19,24 @@ Model = TypeVar("Model", bound=TCL)
 
 @dataclass(frozen=True)
 class TCLSizes:
-    """Sizes of a TCL: its CLIP, how many of CLIP's image blocks stay frozen below the grounder, decoder levels."""
+    """Sizes of a TCL: its CLIP, how many of CLIP's image blocks stay frozen below the grounder, decoder levels.
+
+    With all of CLIP's blocks frozen the last one has identity attention, and the grounder copies none. Raises TCLError
+    if CLIP has not that many.
+    """
 
     clip: ClipSizes
     frozen_blocks: int = 11
     decoder_levels: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("frozen_blocks", 1, self.clip.vision_layers),
+            ("decoder_levels", 0, 8),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise TCLError(f"sizes of a TCL: {name} is {value!r}, must be a whole number from {low} to {high}.")
 
 
 def build_grounder(clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Grounder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from tcl.errors import TCLError
 from tcl.files import replacing
 from tcl.model.build import TCLSizes
 from tcl.model.clip import Clip, ClipSizes, build_clip, clip_sizes
+from tcl.model.shapes import Shapes, clip_shapes, tcl_shapes
 from tcl.model.tcl import TCL
 
 TCL_FORMAT = "tcl-1"
 CLIP_FORMAT = "clip-1"
+SHOWN = 20
+"""Problems of a file that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,14 @@ def save_clip(path: Path, clip: Clip) -> None:
 
 
 def read_tcl(path: Path) -> Checkpoint:
-    """Read one of our TCL checkpoints; raises TCLError if the file is not one or is damaged."""
+    """Read one of our TCL checkpoints; raises TCLError if the file is not one, is damaged or does not fit its sizes."""
     header, weights = _read(path, TCL_FORMAT)
-    sizes = header["sizes"]
-    return Checkpoint(TCLSizes(**{**sizes, "clip": ClipSizes(**sizes["clip"])}), weights, header["inference"])
+    try:
+        sizes = TCLSizes(**{**header["sizes"], "clip": ClipSizes(**header["sizes"]["clip"])})
+    except (TCLError, KeyError, TypeError) as error:
+        raise TCLError(f"{path}: its header does not state a model's sizes ({error}).") from error
+    check_weights(weights, tcl_shapes(sizes), str(path))
+    return Checkpoint(sizes, weights, header.get("inference"))
 
 
 def load_clip(path: Path, *, expected: ClipSizes | None = None) -> Clip:
@@ -59,34 +67,42 @@ def load_clip(path: Path, *, expected: ClipSizes | None = None) -> Clip:
     Raises TCLError if the file is not one, is damaged, or has other than the expected sizes.
     """
     header, weights = _read(path, CLIP_FORMAT)
-    sizes = ClipSizes(**header["sizes"])
+    try:
+        sizes = ClipSizes(**header["sizes"])
+    except (TCLError, KeyError, TypeError) as error:
+        raise TCLError(f"{path}: its header does not state a CLIP's sizes ({error}).") from error
     if expected is not None and sizes != expected:
         raise TCLError(
             f"{path}: holds a CLIP of {sizes}, but model.clip asks for {expected}. `dvc repro clip` makes it."
         )
+    check_weights(weights, clip_shapes(sizes), str(path))
     clip = build_clip(sizes)
-    assign(clip, weights, str(path))
+    clip.load_state_dict(weights)
     return clip.eval()
 
 
-def assign(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Copy weights into a model, in the model's dtype; all keys and shapes must agree.
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is safetensors rather than a torch archive, by its first bytes; its name does not matter."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
-    Raises TCLError that lists every missing or foreign key, wrong shape and weight that is not finite.
-    """
-    expected = model.state_dict()
+
+def check_weights(weights: Mapping[str, Tensor], expected: Shapes, source: str) -> None:
+    """Raise TCLError that lists every missing or foreign key, wrong shape or type, and weight that is not finite."""
     problems = [f"missing: {key}" for key in expected if key not in weights]
     problems += [f"foreign: {key}" for key in weights if key not in expected]
     for key in expected.keys() & weights.keys():
-        if weights[key].shape != expected[key].shape:
-            problems.append(f"{key} has shape {tuple(weights[key].shape)}, must have {tuple(expected[key].shape)}")
-        elif not torch.isfinite(weights[key]).all():
+        found = weights[key]
+        if found.shape != expected[key]:
+            problems.append(f"{key} has shape {tuple(found.shape)}, must have {expected[key]}")
+        elif not found.is_floating_point():
+            problems.append(f"{key} holds {found.dtype}, must hold floating-point numbers")
+        elif not torch.isfinite(found).all():
             problems.append(f"{key} holds values that are not finite")
     if problems:
-        listed = "\n  ".join(sorted(problems)[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        listed = "\n  ".join(sorted(problems)[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise TCLError(f"{source}: the weights do not fit the model.\n  {listed}{more}")
-    model.load_state_dict(weights)
 
 
 def _write(path: Path, model: nn.Module, header: dict[str, Any]) -> None:
@@ -104,10 +120,18 @@ def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise TCLError(f"{path}: there is no such checkpoint file.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            header = {key: _decoded(value) for key, value in (file.metadata() or {}).items()}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, ValueError, OSError) as error:
         raise TCLError(f"{path}: not a readable safetensors file, or a truncated one ({error}).") from error
     if header.get("format") != form:
         raise TCLError(f"{path}: must be a {form} file; its format is {header.get('format', 'not stated')!r}.")
     return header, weights
+
+
+def _decoded(value: str) -> Any:
+    """A value of a header; other programs do not write theirs as JSON."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tcl.errors import TCLError
 from tcl.mends import import_open_clip
 
 # open_clip ships no types; these names say which of its modules is meant.
@@ -22,9 +23,17 @@ ImageTower: TypeAlias = Any
 Block: TypeAlias = Any
 
 
+LIMITS = {"vision_layers": 256, "text_layers": 256, "context_length": 4096}
+LIMIT = 1 << 20
+"""The largest sizes that are believed of a file; what costs memory or time without weights to show for it, less."""
+
+
 @dataclass(frozen=True)
 class ClipSizes:
-    """Everything that determines the shape of a CLIP; the defaults are OpenAI's ViT-B/16."""
+    """Everything that determines the shape of a CLIP; the defaults are OpenAI's ViT-B/16.
+
+    Raises TCLError that lists the sizes that no CLIP can have.
+    """
 
     embed_dim: int = 512
     image_size: int = 224
@@ -37,6 +46,22 @@ class ClipSizes:
     text_width: int = 512
     text_layers: int = 12
     text_heads: int = 8
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value!r}, must be a whole number from 1 to {LIMITS.get(name, LIMIT)}"
+            for name, value in asdict(self).items()
+            if type(value) is not int or not 1 <= value <= LIMITS.get(name, LIMIT)
+        ]
+        for whole, part in (
+            ("image_size", "patch_size"),
+            ("vision_width", "vision_heads"),
+            ("text_width", "text_heads"),
+        ):
+            if not problems and getattr(self, whole) % getattr(self, part):
+                problems.append(f"{whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}")
+        if problems:
+            raise TCLError(f"sizes of a CLIP: {'; '.join(problems)}.")
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -106,6 +131,13 @@ def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
     for block in blocks:
         tokens = block(tokens)
     return tokens
+
+
+def run_dense_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
+    """Tokens [B, L, C] through blocks of which the last has identity attention; without any, unchanged."""
+    listed = list(blocks)
+    tokens = run_blocks(listed[:-1], tokens)
+    return identity_attention_block(listed[-1], tokens) if listed else tokens
 
 
 def dense_embeddings(visual: ImageTower, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

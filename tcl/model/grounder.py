@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcl.model.clip import identity_attention_block, run_blocks
+from tcl.model.clip import run_dense_blocks
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -75,8 +75,7 @@ class Grounder(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, 1 + gh*gw, C] of the frozen trunk -> embeddings V [B, D, h, w], not normalised."""
-        tokens = run_blocks(self.blocks[:-1], tokens)
-        tokens = identity_attention_block(self.blocks[-1], tokens)
+        tokens = run_dense_blocks(self.blocks, tokens)
         features = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         for level in self.levels:
             features = level(features)

@@ -1,200 +1,173 @@
-"""The authors' checkpoint: read without executing anything that it contains, and renamed to our keys.
+"""The authors' checkpoint layout: read without executing anything that a file contains, and written for their code.
 
-The file is a torch zip archive whose pickle also holds an OmegaConf object, which `torch.load` rightly refuses. Here a
-reader that knows tensors, dicts and nothing else replaces every other object by an inert stand-in.
+It is a `torch.save` of a dict whose entry `model` holds the weights. Everything about the model is read off these: of
+the grounder's copied blocks the file keeps the index in CLIP, so the first one tells how many stay frozen.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
-import zipfile
-from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from math import isqrt
 from pathlib import Path
-from typing import Any
+from statistics import mode
 
 import torch
 from torch import Tensor
 
 from tcl.errors import TCLError
+from tcl.files import replacing
 from tcl.model.build import TCLSizes
-from tcl.model.checkpoint import Checkpoint
-from tcl.model.clip import ClipSizes
+from tcl.model.checkpoint import Checkpoint, check_weights, tcl_sizes
+from tcl.model.clip import Clip, ClipSizes, clip_sizes
+from tcl.model.shapes import tcl_shapes
+from tcl.model.tcl import TCL
+from tcl.model.torch_archive import read_weights
 
-STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
+TEXT, IMAGE = "clip_text_encoder.", "clip_image_encoder."
+TOWERS = {TEXT: "text", IMAGE: "image"}
+IMAGE_BLOCKS, TEXT_BLOCKS = IMAGE + "clip_visual.transformer.resblocks.", TEXT + "transformer.resblocks."
+COPIED_BLOCKS = "masker.image_encoder.backbone.transformer.resblocks."
+LEVELS = "masker.image_encoder.decoder.decoder.net."
+PROJECTION = "masker.image_encoder.decoder.image_proj."
+HEAD_WIDTH = 64
+"""Channels of an attention head in all of OpenAI's CLIPs; the layout does not state the number of heads."""
+
+# Where a size shows: keys, and which dimension of their shape it is.
+TOLD_BY = {
+    "embed_dim": ((IMAGE + "clip_proj.proj", 1), (TEXT + "text_projection", 1), (PROJECTION + "proj", 1)),
+    "patch_size": ((IMAGE + "clip_visual.conv1.weight", 2), (IMAGE + "clip_visual.conv1.weight", 3)),
+    "positions": ((IMAGE + "clip_visual.positional_embedding", 0),),
+    "vision_width": ((IMAGE + "clip_visual.ln_pre.bias", 0), (PROJECTION + "proj", 0), (PROJECTION + "ln.bias", 0)),
+    "context_length": ((TEXT + "positional_embedding", 0),),
+    "vocab_size": ((TEXT + "token_embedding.weight", 0),),
+    "text_width": ((TEXT + "positional_embedding", 1), (TEXT + "text_projection", 0), (TEXT + "ln_final.bias", 0)),
 }
 
-# (official pattern, ours), applied to whole keys; {b} is the index of the grounder's first copied block.
-RULES = (
-    (r"clip_text_encoder\.(.+)", r"clip.\1"),
-    (r"clip_image_encoder\.clip_visual\.(.+)", r"clip.visual.\1"),
-    (r"clip_image_encoder\.clip_proj\.proj", r"clip.visual.proj"),
-    (r"clip_image_encoder\.clip_proj\.ln\.(.+)", r"clip.visual.ln_post.\1"),
-    (r"masker\.image_encoder\.decoder\.decoder\.net\.(\d+)\.conv\.gate\.gate", r"grounder.levels.\1.first.gate"),
-    (r"masker\.image_encoder\.decoder\.decoder\.net\.(\d+)\.conv2\.gate\.gate", r"grounder.levels.\1.second.gate"),
-    (r"masker\.image_encoder\.decoder\.decoder\.net\.(\d+)\.conv\.(.+)", r"grounder.levels.\1.first.\2"),
-    (r"masker\.image_encoder\.decoder\.decoder\.net\.(\d+)\.conv2\.(.+)", r"grounder.levels.\1.second.\2"),
-    (r"masker\.image_encoder\.decoder\.image_proj\.proj", r"grounder.projection"),
-    (r"masker\.image_encoder\.decoder\.image_proj\.ln\.(.+)", r"grounder.norm.\1"),
-    (r"masker\.sim2mask\.w", r"mask_scale"),
-    (r"masker\.sim2mask\.b", r"mask_bias"),
-    (r"(tcli|tclf)_loss\.logit_scale", r"\1_log_scale"),
+# (ours, official): the beginnings of keys; the first one that fits counts.
+PREFIXES = (
+    ("clip.visual.ln_post.", IMAGE + "clip_proj.ln."),
+    ("clip.visual.proj", IMAGE + "clip_proj.proj"),
+    ("clip.visual.", IMAGE + "clip_visual."),
+    ("clip.", TEXT),
+    ("grounder.projection", PROJECTION + "proj"),
+    ("grounder.norm.", PROJECTION + "ln."),
+    ("mask_scale", "masker.sim2mask.w"),
+    ("mask_bias", "masker.sim2mask.b"),
+    ("tcli_log_scale", "tcli_loss.logit_scale"),
+    ("tclf_log_scale", "tclf_loss.logit_scale"),
 )
-BLOCK = re.compile(r"masker\.image_encoder\.backbone\.transformer\.resblocks\.(\d+)\.(.+)")
+CLIP_TEMPERATURE = "clip.logit_scale"
+"""CLIP's own temperature: TCL has no use for it, and the layout no key."""
 
 
-def read_official(path: Path, *, clip_weights: dict[str, Tensor] | None = None) -> Checkpoint:
-    """Read the authors' checkpoint; its sizes are read off the weights.
+def official_name(key: str, *, frozen_blocks: int) -> str:
+    """The official name of one of our keys."""
+    if match := re.fullmatch(r"grounder\.blocks\.(\d+)\.(.+)", key):
+        return f"{COPIED_BLOCKS}{int(match[1]) + frozen_blocks}.{match[2]}"
+    if match := re.fullmatch(r"grounder\.levels\.(\d+)\.(first|second)\.(.+)", key):
+        branch = {"first": "conv", "second": "conv2"}[match[2]]
+        return f"{LEVELS}{match[1]}.{branch}.{'gate.gate' if match[3] == 'gate' else match[3]}"
+    ours, official = next(pair for pair in PREFIXES if key.startswith(pair[0]))
+    return official + key.removeprefix(ours)
 
-    clip_weights: of an open_clip CLIP, used for towers that the file lacks. `pamr.*` is dropped; missing temperatures
-    of the losses keep their initial value. Raises TCLError if the file is not such a checkpoint.
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The weights of an official file by their official names; `pamr.*`, which an evaluation leaves there, is dropped.
+
+    Raises TCLError if the file cannot be read or is no TCL checkpoint.
     """
-    return translate(_read_model(path), clip_weights=clip_weights, source=str(path))
+    saved = read_weights(path, entry="model")
+    if not any(key.startswith("masker.") for key in saved):
+        raise TCLError(f"{path}: no TCL checkpoint: none of its {len(saved)} keys begins with 'masker.'.")
+    return {key: tensor for key, tensor in saved.items() if not key.startswith("pamr.")}
 
 
-def translate(saved: dict[str, Tensor], *, clip_weights: dict[str, Tensor] | None = None, source: str) -> Checkpoint:
-    """A checkpoint by our keys from weights by the official ones; see `read_official`. source: named in errors."""
-    blocks = [int(match.group(1)) for key in saved if (match := BLOCK.fullmatch(key))]
-    if not blocks:
-        raise TCLError(f"{source}: no TCL checkpoint: it has no key masker.image_encoder.backbone.transformer.*.")
-    weights: dict[str, Tensor] = {}
-    foreign = []
-    for key, tensor in saved.items():
-        name = our_name(key, min(blocks))
-        if name is not None:
-            weights[name] = tensor
-        elif not key.startswith("pamr."):
-            foreign.append(key)
-    if foreign:
-        raise TCLError(f"{source}: keys that no TCL checkpoint has: {', '.join(foreign[:20])}.")
-    _complete(weights, clip_weights, source)
-    return Checkpoint(_sizes(weights, frozen_blocks=min(blocks)), weights)
+def missing_towers(saved: Iterable[str]) -> list[str]:
+    """The prefixes of those CLIP towers of which an official file holds nothing."""
+    keys = list(saved)
+    return [tower for tower in TOWERS if not any(key.startswith(tower) for key in keys)]
 
 
-def our_name(key: str, first_block: int) -> str | None:
-    """Our name of an official key, or None if no TCL checkpoint has it; first_block: of those that were copied."""
-    if match := BLOCK.fullmatch(key):
-        return f"grounder.blocks.{int(match.group(1)) - first_block}.{match.group(2)}"
-    for pattern, replacement in RULES:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(replacement)
-    return None
+def with_towers(saved: dict[str, Tensor], clip: Clip, *, source: str) -> dict[str, Tensor]:
+    """The weights with the towers that they lack taken from a CLIP; source: the CLIP's file, named in errors."""
+    _check_heads(clip_sizes(clip), source)
+    lacking = tuple(missing_towers(saved))
+    state = {f"clip.{key}": tensor for key, tensor in clip.state_dict().items() if f"clip.{key}" != CLIP_TEMPERATURE}
+    names = {official_name(key, frozen_blocks=0): tensor for key, tensor in state.items()}
+    return saved | {name: tensor for name, tensor in names.items() if name.startswith(lacking)}
 
 
-def _complete(weights: dict[str, Tensor], clip_weights: dict[str, Tensor] | None, source: str) -> None:
-    """Add what an official file may lack: the frozen towers, the losses' temperatures, CLIP's own (unused) one."""
-    towers = [key for key in weights if key.startswith("clip.")]
-    if not any(key.startswith("clip.visual.") for key in towers) or "clip.token_embedding.weight" not in weights:
-        if clip_weights is None:
-            raise TCLError(
-                f"{source}: the file holds no CLIP towers, and no CLIP weights were given to take them from. "
-                "Give the ViT-B/16 CLIP that it was trained on."
-            )
-        for key, tensor in clip_weights.items():
-            weights.setdefault(f"clip.{key}", tensor)
-    initial = torch.tensor(1 / 0.07).log()
-    for key in ("tcli_log_scale", "tclf_log_scale", "clip.logit_scale"):
-        weights.setdefault(key, initial.clone())
+def translate(saved: Mapping[str, Tensor], *, source: str) -> Checkpoint:
+    """A checkpoint by our keys from weights by their official names, towers included; source: named in errors.
 
-
-def _sizes(weights: dict[str, Tensor], *, frozen_blocks: int) -> TCLSizes:
-    """Sizes by the shapes of the weights; the number of heads is width / 64, as in all of OpenAI's CLIPs."""
-
-    def count(pattern: str) -> int:
-        return len({match.group(1) for key in weights if (match := re.match(pattern, key))})
-
-    convolution = weights["clip.visual.conv1.weight"]
-    side = round((weights["clip.visual.positional_embedding"].shape[0] - 1) ** 0.5)
-    context, text_width = weights["clip.positional_embedding"].shape
-    clip = ClipSizes(
-        embed_dim=weights["clip.visual.proj"].shape[1],
-        image_size=side * convolution.shape[2],
-        patch_size=convolution.shape[2],
-        vision_width=convolution.shape[0],
-        vision_layers=count(r"clip\.visual\.transformer\.resblocks\.(\d+)\."),
-        vision_heads=convolution.shape[0] // 64,
-        context_length=context,
-        vocab_size=weights["clip.token_embedding.weight"].shape[0],
-        text_width=text_width,
-        text_layers=count(r"clip\.transformer\.resblocks\.(\d+)\."),
-        text_heads=text_width // 64,
-    )
-    return TCLSizes(clip, frozen_blocks=frozen_blocks, decoder_levels=count(r"grounder\.levels\.(\d+)\."))
-
-
-class _Inert:
-    """Stands in for any object of the pickle that is neither a tensor nor a plain container; it does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __setitem__(self, _: Any, __: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    def extend(self, _: Any) -> None: ...
-
-
-class _TensorsOnly(pickle.Unpickler):
-    """Unpickles tensors, dicts, lists and numbers of a torch archive; calls nothing that the file names."""
-
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
-        self.archive, self.root = archive, root
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in {("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")}:
-            return _rebuild
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        if module in {"torch", "torch.storage"} and name in STORAGES:
-            return STORAGES[name]
-        return _Inert
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        _, dtype, key, *_ = pid
-        if not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"storage {key} is of an unknown type")
-        entry = self.archive.getinfo(f"{self.root}/data/{key}")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise pickle.UnpicklingError(f"storage {key} is compressed, which torch never does")
-        return torch.frombuffer(bytearray(self.archive.read(entry)), dtype=dtype)
-
-
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    tensor = storage[offset:].as_strided(size, stride)
-    if tensor.numel() > storage.numel():
-        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} claims more than its storage holds")
-    return tensor.clone()
-
-
-def _read_model(path: Path) -> dict[str, Tensor]:
-    """The `model` entry of a torch archive: names to tensors."""
-    if not path.is_file():
-        raise TCLError(f"{path}: there is no such checkpoint file.")
+    Missing temperatures of the losses keep their initial value. Raises TCLError that lists all missing or foreign keys,
+    wrong shapes and values that are not finite.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise TCLError(f"{path}: no torch checkpoint: the archive holds {len(pickles)} data.pkl, not one.")
-            content = _TensorsOnly(archive, pickles[0].removesuffix("/data.pkl")).load()
-    except TCLError:
-        raise
-    except Exception as error:  # a hostile pickle can fail in any way at all
-        raise TCLError(f"{path}: not a readable torch checkpoint, or a damaged one ({error}).") from error
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
-        raise TCLError(f"{path}: no TCL checkpoint: it has no entry 'model' that maps names to tensors.")
-    return {str(key): value for key, value in model.items()}
+        sizes = _sizes(saved)
+    except TCLError as error:
+        raise TCLError(f"{source}: {error}") from error
+    shapes = tcl_shapes(sizes)
+    names = _official_names(shapes, sizes)
+    initial = torch.tensor(1 / 0.07).log()
+    complete = {names[key]: initial.clone() for key in ("tcli_log_scale", "tclf_log_scale")} | dict(saved)
+    check_weights(complete, {name: shapes[key] for key, name in names.items()}, source)
+    weights = {key: complete[name] for key, name in names.items()}
+    return Checkpoint(sizes, {**weights, CLIP_TEMPERATURE: initial})
+
+
+def save_official(path: Path, model: TCL, *, source: str) -> None:
+    """Write a TCL in the official layout, atomically; source: named in errors.
+
+    The file holds what the official code needs to evaluate it, no state of an optimiser. Raises TCLError if the layout
+    cannot hold the model.
+    """
+    sizes = tcl_sizes(model)
+    _check_heads(sizes.clip, source)
+    state = model.state_dict()
+    saved = {name: state[key].detach().cpu().contiguous() for key, name in _official_names(state, sizes).items()}
+    with replacing(path) as temporary:
+        torch.save({"model": saved}, temporary)
+
+
+def _official_names(keys: Iterable[str], sizes: TCLSizes) -> dict[str, str]:
+    """Our keys of a whole model, each with its official name."""
+    return {key: official_name(key, frozen_blocks=sizes.frozen_blocks) for key in keys if key != CLIP_TEMPERATURE}
+
+
+def _check_heads(sizes: ClipSizes, source: str) -> None:
+    for width, heads in ((sizes.vision_width, sizes.vision_heads), (sizes.text_width, sizes.text_heads)):
+        if heads != width // HEAD_WIDTH:
+            raise TCLError(
+                f"{source}: the official layout is for one attention head every {HEAD_WIDTH} channels; this CLIP has "
+                f"{heads} for {width}."
+            )
+
+
+def _sizes(saved: Mapping[str, Tensor]) -> TCLSizes:
+    """Sizes by the shapes of the weights: of the keys that depend on one, the most common answer.
+
+    No copied block means that all of CLIP's blocks are frozen. A size that nothing tells is the paper's; the key that
+    would have told it will be found missing.
+    """
+    clip = asdict(ClipSizes())
+    told = {name: [saved[key].shape[i] for key, i in places if _has(saved, key, i)] for name, places in TOLD_BY.items()}
+    clip |= {name: mode(values) for name, values in told.items() if values and name != "positions"}
+    if told["positions"]:
+        clip["image_size"] = isqrt(max(mode(told["positions"]) - 1, 1)) * clip["patch_size"]
+    layers = len(_indices(saved, IMAGE_BLOCKS))
+    clip |= {"vision_layers": layers, "text_layers": len(_indices(saved, TEXT_BLOCKS))}
+    clip |= {"vision_heads": clip["vision_width"] // HEAD_WIDTH, "text_heads": clip["text_width"] // HEAD_WIDTH}
+    copied, levels = _indices(saved, COPIED_BLOCKS), _indices(saved, LEVELS)
+    return TCLSizes(ClipSizes(**clip), frozen_blocks=min(copied, default=layers), decoder_levels=len(levels))
+
+
+def _has(saved: Mapping[str, Tensor], key: str, dimension: int) -> bool:
+    return key in saved and saved[key].dim() > dimension
+
+
+def _indices(keys: Iterable[str], prefix: str) -> set[int]:
+    """The numbers that follow `prefix` in keys."""
+    return {int(match[1]) for key in keys if (match := re.match(re.escape(prefix) + r"(\d{1,6})\.", key))}

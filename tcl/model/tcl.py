@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl.model import losses as L
-from tcl.model.clip import Block, Clip, embed_patches, encode_text, patch_grid, run_blocks
+from tcl.model.clip import Block, Clip, embed_patches, encode_text, patch_grid, run_blocks, run_dense_blocks
 from tcl.model.grounder import Grounder
 from tcl.model.ranks import Ranks, current_ranks
 
@@ -66,10 +66,11 @@ class TCL(nn.Module):
         """Side of a CLIP patch in pixels."""
         return int(self.clip.visual.conv1.kernel_size[0])
 
-    @property
-    def mask_stride(self) -> int:
-        """Side of a mask cell in pixels: 4 for ViT-B/16 with two decoder levels."""
-        return self.patch_size >> len(self.grounder.levels)
+    def mask_grid(self, images: Tensor) -> tuple[int, int]:
+        """The mask grid (h, w) of images [B, 3, H, W]: a cell is 4 pixels wide for ViT-B/16 with two decoder levels."""
+        height, width = patch_grid(self.clip.visual, images)
+        scale = 2 ** len(self.grounder.levels)
+        return height * scale, width * scale
 
     def train_decoder_only(self, flag: bool = True) -> TCL:
         """Choose what learns: all but the grounder's copied blocks (phase 1), or these too (phase 2)."""
@@ -79,7 +80,8 @@ class TCL(nn.Module):
     @torch.no_grad()
     def frozen_tokens(self, images: Tensor) -> Tensor:
         """Trunk tokens [B, 1 + gh*gw, C] that enter the grounder; images: [B, 3, H, W], normalised."""
-        return run_blocks(self.trunk, embed_patches(self.clip.visual, images))
+        run = run_blocks if len(self.grounder.blocks) else run_dense_blocks
+        return run(self.trunk, embed_patches(self.clip.visual, images))
 
     def features(self, images: Tensor) -> Tensor:
         """Text-aligned embeddings V [B, D, h, w] at every mask cell, not normalised."""

@@ -31,9 +31,8 @@ class TCLTask:
     def losses(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         images = batch["images"].to(self.ranks.device, non_blocking=True)
         tokens = batch["tokens"].to(self.ranks.device, non_blocking=True)
-        grid = (images.shape[2] // self.model.mask_stride, images.shape[3] // self.model.mask_stride)
         own = self.ranks.positions(len(images))
-        noise = uniform(self.seed, step, range(own.start, own.stop), grid).to(self.ranks.device)
+        noise = uniform(self.seed, step, range(own.start, own.stop), self.model.mask_grid(images)).to(self.ranks.device)
         return self.model.losses(images, tokens, noise, ranks=self.ranks)
 
 

@@ -1,5 +1,6 @@
 """The official TCL's reference outputs, and our model with the reference's weights."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,74 @@ from torch import Tensor
 
 from tcl.inference.load import from_checkpoint
 from tcl.inference.masks import TCLSegmenter
-from tcl.model.official import translate
+from tcl.model.build import TCLSizes
+from tcl.model.clip import ClipSizes
+from tcl.model.official import official_name, translate
+from tcl.model.shapes import tcl_shapes
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+SIZES = TCLSizes(
+    ClipSizes(
+        embed_dim=64,
+        image_size=64,
+        vision_width=128,
+        vision_layers=3,
+        vision_heads=2,
+        text_width=64,
+        text_layers=2,
+        text_heads=1,
+    ),
+    frozen_blocks=2,
+)
+OUR_NAMES = {official_name(key, frozen_blocks=2): key for key in tcl_shapes(SIZES)}
+"""Our names of the reference model's parameters, by their official ones."""
 
 
 def official_weights() -> dict[str, Tensor]:
     """The reference model's weights by their official keys; token rows that no test uses are zero."""
-    weights = load_file(REFERENCE / "weights.safetensors")
+    weights, classes = (load_file(REFERENCE / f"{name}.safetensors") for name in ("weights", "class_tokens"))
     embedding = torch.zeros(49408, 64)
-    embedding[weights.pop("rows")] = weights.pop("token_rows")
+    embedding[weights.pop("rows").long()] = weights.pop("token_rows")
+    embedding[classes["rows"].long()] = classes["token_rows"]
     return {**weights, "clip_text_encoder.token_embedding.weight": embedding}
+
+
+def random_weights(sizes: TCLSizes, seed: int = 0) -> dict[str, Tensor]:
+    """Weights of a model of these sizes by their official names; every value differs from what a fresh model has."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for key, shape in tcl_shapes(sizes).items():
+        if key == "clip.logit_scale":
+            continue
+        draws = torch.randn(shape, generator=generator)
+        fan_in = shape[0] if key.endswith("proj") or key.endswith("projection") else math.prod(shape[1:])
+        normed = any(part in key for part in ("ln_", "norm")) and key.endswith("weight")
+        value = 1 + 0.2 * draws if normed else draws / fan_in**0.5
+        weights[official_name(key, frozen_blocks=sizes.frozen_blocks)] = value
+    return weights
+
+
+class Foreign:
+    """Stands for the object of another library that the authors' files hold."""
+
+
+def save_weights(path: Path, weights: Mapping[str, Any]) -> Path:
+    """Write weights in the official layout, with what else the authors' files hold."""
+    torch.save({"model": dict(weights), "optimizer": {"state": {}}, "step": 50000, "config": Foreign()}, path)
+    return path
+
+
+def sampled_like(tensor: Tensor, kind: str, expected: np.ndarray, *, samples: int = 256) -> Tensor:
+    """Of a tensor what the reference keeps: all of it, or under a kind `...sample` evenly spaced values."""
+    if not kind.endswith("sample"):
+        return tensor
+    return tensor.flatten()[:: tensor.numel() // samples][: len(expected)]
+
+
+@pytest.fixture(scope="session")
+def official_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference model in the official layout."""
+    return save_weights(tmp_path_factory.mktemp("official") / "tcl.pth", official_weights())
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +94,12 @@ def reference() -> Any:
     return arrays
 
 
+def reference_model() -> TCLSegmenter:
+    """Our model with the reference's weights, float32, in eval mode."""
+    return from_checkpoint(translate(official_weights(), source="reference"), source="reference")
+
+
 @pytest.fixture
 def model() -> TCLSegmenter:
-    """Our model with the reference's weights, float32."""
-    return from_checkpoint(translate(official_weights(), source="reference"), source="reference")
+    """The reference model, anew for each test."""
+    return reference_model()

@@ -6,16 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tcl.inference.load import from_checkpoint
-from tcl.model.official import translate
 from tcl.model.ranks import joined_ranks
-from tests.numerics.conftest import REFERENCE, official_weights
+from tests.numerics.conftest import REFERENCE, reference_model
 
 
 def main(out: Path, *, as_upstream: bool, decoder_only: bool) -> None:
     with joined_ranks() as ranks:
-        model = from_checkpoint(translate(official_weights(), source="reference"), source="reference").double()
-        model.train_decoder_only(decoder_only)
+        model = reference_model().double().train_decoder_only(decoder_only)
         with np.load(REFERENCE / f"two_ranks_{ranks.rank}.npz") as batch:
             images, noise = (torch.from_numpy(batch[key]).double() for key in ("image", "noise_u"))
             tokens = torch.from_numpy(batch["tokens"]).long()

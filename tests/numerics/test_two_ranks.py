@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tcl.inference.masks import TCLSegmenter
-from tcl.model.official import our_name
+
+from .conftest import OUR_NAMES, sampled_like
 
 ROOT = Path(__file__).parents[2]
 LOCAL = 4  # images on each rank
@@ -33,12 +34,17 @@ def run_two_ranks(out: Path, *, as_upstream: bool, decoder_only: bool) -> list[d
 @pytest.mark.parametrize(("phase", "decoder_only"), [("ust", True), ("full_fresh_wrapper", False)])
 def test_gradients_are_the_mean_over_ranks(phase: str, decoder_only: bool, reference: Any, tmp_path: Path) -> None:
     ranks = run_two_ranks(tmp_path, as_upstream=True, decoder_only=decoder_only)
+    gradients = {key: value for key, value in reference("two_ranks_gradients").items() if key.startswith(phase + "/")}
     for rank, found in enumerate(ranks):
         expected = reference(f"two_ranks_{rank}")
         names = expected[f"{phase}/grad_names"]
-        assert {our_name(name, 2) for name in names} == {key for key in found if not key.startswith("loss/")}
+        assert {OUR_NAMES[name] for name in names} == {key for key in found if not key.startswith("loss/")}
         for name, norm in zip(names, expected[f"{phase}/grad_norms"], strict=True):
-            assert np.linalg.norm(found[str(our_name(name, 2))]) == pytest.approx(norm, rel=1e-4, abs=1e-6), name
+            assert np.linalg.norm(found[OUR_NAMES[name]]) == pytest.approx(norm, rel=1e-4, abs=1e-6), name
+        for key, theirs in gradients.items():
+            _, kind, name = key.split("/")
+            ours = sampled_like(torch.from_numpy(found[OUR_NAMES[name]]), kind, theirs).numpy()
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max() + 1e-8, err_msg=name)
 
 
 def test_two_ranks_equal_one_process(reference: Any, model: TCLSegmenter, tmp_path: Path) -> None:
