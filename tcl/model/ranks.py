@@ -105,6 +105,9 @@ def joined_ranks() -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), size, device)
+        # Gloo's threads drop the tensors of the last collective late, for which they need Python: without a moment's
+        # wait some processes would end in std::terminate while Python shuts down.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
