@@ -7,6 +7,7 @@ from tcl.commands.boundary import boundary
 from tcl.commands.workspace import data_root, download_workers
 from tcl.config import load_config
 from tcl.pairs.download import download
+from tcl.pairs.fetch import Workers
 from tcl.pairs.source import Source
 from tcl.pairs.tables import Columns
 
@@ -29,7 +30,7 @@ def main(name: str) -> None:
         source,
         folder=data_root() / name,
         manifest_path=Path("manifests/pairs") / f"{name}.json",
-        workers=download_workers(),
+        workers=Workers(**download_workers()),
         restore=f"dvc repro --force --single-item download@{name}",
     )
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypedDict
 
 from tcl.errors import TCLError
 
-if TYPE_CHECKING:
-    from tcl.pairs.fetch import Workers
+
+class DownloadWorkers(TypedDict):
+    """Arguments of `tcl.pairs.fetch.Workers`."""
+
+    distributor: str
+    processes: int
+    threads: int
 
 
 def checkout() -> Path:
@@ -43,11 +48,9 @@ def local_processes() -> int:
     return _positive("TCL_PROCESSES", os.cpu_count() or 1)
 
 
-def download_workers() -> Workers:
+def download_workers() -> DownloadWorkers:
     """Who downloads pairs: TCL_DISTRIBUTOR, TCL_PROCESSES on this machine, TCL_CONNECTIONS of each process."""
-    from tcl.pairs.fetch import Workers
-
-    return Workers(
+    return DownloadWorkers(
         distributor=os.environ.get("TCL_DISTRIBUTOR") or "local",
         processes=local_processes(),
         threads=_positive("TCL_CONNECTIONS", 32),

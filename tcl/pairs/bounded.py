@@ -35,7 +35,7 @@ class _Bounded(urllib.request.BaseHandler):
         self.seconds = seconds
 
     def http_response(self, request: urllib.request.Request, response: HTTPResponse) -> HTTPResponse:
-        response.read = lambda: b"".join(_pieces(response, self.seconds))  # type: ignore[method-assign, misc]
+        response.read = lambda: b"".join(_pieces(response, self.seconds))  # type: ignore[assignment, method-assign, misc]
         return response
 
     https_response = http_response

@@ -27,7 +27,7 @@ from tcl.pairs.worker import WORKERS_LOCK
 
 
 def download(
-    source: Source, *, folder: str | Path, manifest_path: str | Path, workers: Workers = Workers(), restore: str = ""
+    source: Source, *, folder: str | Path, manifest_path: str | Path, workers: Workers, restore: str = ""
 ) -> Manifest:
     """Bring `folder` to hold every pair of `source` that can be had, and write the manifest of its shards.
 

@@ -18,13 +18,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcl.errors import TCLError
 from tcl.files import write_json
-from tcl.pairs.progress import Progress
 from tcl.pairs.source import Source
 from tcl.pairs.stats import ShardStats, add_up, drop_unfinished, read_stats, unfinished_bytes
+from tcl.progress import progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 DISTRIBUTORS = {"local": "multiprocessing", "pyspark": "pyspark", "ray": "ray"}
 """Ways to spread the work, and img2dataset's names for them; Spark and Ray are packages of the same names."""
@@ -137,14 +140,15 @@ def _arguments(folder: Path, source: Source, workers: Workers) -> dict[str, Any]
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs: int) -> None:
     """Show progress until img2dataset ends; raise TCLError if it has written nothing for `source.stall` seconds."""
-    stats: dict[str, ShardStats] = read_stats(folder)
+    stats = read_stats(folder)
     written, changed, pause = (0, 0), time.monotonic(), _POLL_SECONDS
-    with closing(Progress(source.name, pairs, add_up(stats))) as progress:
+    with closing(progress(title=source.name, unit="pair", total=pairs, done=add_up(stats).tried)) as bar:
+        bar.smoothing = 0  # shards end in bursts: the rate is the mean of this run
         while _runs(process, pause):
             now = time.monotonic()
             stats = read_stats(folder, stats)
             unfinished = unfinished_bytes(folder, stats)
-            progress.show(add_up(stats), unfinished)
+            _show(bar, add_up(stats), unfinished)
             pause = max(_POLL_SECONDS, _LOOKS * (time.monotonic() - now))
             if (len(stats), unfinished) != written:
                 written, changed = (len(stats), unfinished), now
@@ -153,7 +157,16 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs
                     f"The download of {source.name!r} hangs: nothing was written for {source.stall:.0f} seconds. "
                     "Run it again: finished shards are kept."
                 )
-        progress.show(add_up(read_stats(folder, stats)), 0)
+        _show(bar, add_up(read_stats(folder, stats)), 0)
+
+
+def _show(bar: tqdm[Any], total: ShardStats, unfinished: int) -> None:
+    """Show the pairs of finished shards and, as a sign of life before the first is done, the bytes of the others."""
+    arrived = f"{total.succeeded / total.tried:.1%} arrived, " if total.tried else ""
+    bar.set_postfix_str(f"{arrived}{unfinished / 1e6:,.0f} MB under way", refresh=False)
+    bar.update(total.tried - bar.n)
+    if sys.stderr.isatty():
+        bar.refresh()
 
 
 def _runs(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tcl.errors import TCLError
 from tcl.files import write_json
 from tcl.pairs.index import build_index, digest, open_index
+from tcl.progress import progress
 
 _THREADS = 8
 
@@ -139,12 +140,9 @@ def verify(manifest: Manifest, folder: str | Path, *, hashes: bool) -> None:
 
 def find_problems(manifest: Manifest, folder: Path, *, hashes: bool) -> list[str]:
     """What `verify` would raise, a line for each shard."""
-    from tqdm import tqdm
-
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda shard: _problem(shard, folder, hashes=hashes), manifest.shards)
-        hidden = None if hashes else True  # None: hidden unless there is a terminal
-        bar = tqdm(found, total=len(manifest.shards), desc=manifest.source, unit="shard", disable=hidden)
+        bar = progress(found, title=manifest.source, unit="shard", total=len(manifest.shards), shown=hashes)
         problems = [problem for problem in bar if problem]
     known = {shard.name for shard in manifest.shards}
     foreign = sorted(tar.name for tar in folder.glob("*.tar") if tar.name not in known)

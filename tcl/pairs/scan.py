@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tcl.errors import TCLError
 from tcl.pairs.index import build_index, digest, open_index, write_index
 from tcl.pairs.manifest import Shard
+from tcl.progress import progress
 
 
 class Scan(NamedTuple):
@@ -25,12 +26,10 @@ def scan(folder: str | Path, *, threads: int = 4) -> Scan:
     A shard whose index is as new as it is not read again, so an interrupted scan is continued. Progress is shown.
     Raises TCLError that names every shard which is truncated, damaged or not in webdataset form.
     """
-    from tqdm import tqdm
-
     tars = sorted(Path(folder).glob("*.tar"))
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(_scan_shard, tars)
-        results = list(tqdm(found, total=len(tars), desc=f"{Path(folder).name}: reading", unit="shard", disable=None))
+        results = list(progress(found, title=f"{Path(folder).name}: reading", unit="shard", total=len(tars)))
     if problems := [str(result) for result in results if isinstance(result, TCLError)]:
         raise TCLError("\n".join(problems))
     scans = [result for result in results if isinstance(result, Scan)]

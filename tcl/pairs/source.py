@@ -8,6 +8,8 @@ from pathlib import Path
 from tcl.errors import TCLError
 from tcl.pairs.tables import FORMATS, Columns
 
+CAPTION_URL = Columns(url=1, caption=0)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -19,7 +21,7 @@ class Source:
     name: str
     annotations: Path
     format: str = "tsv"
-    columns: Columns = Columns(url=1, caption=0)
+    columns: Columns = CAPTION_URL
     serve: Path | None = None
     """A folder that relative URLs point into; it is served on this machine while the download runs."""
     min_success: float = 0.0
@@ -52,4 +54,4 @@ class Source:
         if url == caption or named != isinstance(caption, str) or negative:
             raise TCLError(f"{self.name}: columns must be {rule}, not url: {url!r}, caption: {caption!r}.")
         if self.format == "parquet" and not named:
-            raise TCLError(f"{self.name}: the columns of a parquet file go by name, not url: {url}, caption: {caption}.")
+            raise TCLError(f"{self.name}: columns of a parquet file go by name, not url: {url}, caption: {caption}.")

@@ -25,7 +25,7 @@ FAULTS = {
 """What is wrong at /<fault>/<number>.jpg, and why img2dataset says that it failed (with a timeout of 2 seconds)."""
 
 FINE = ("image", "slow", "moved", "text", "chunked")
-"""Ways to get an image at /<way>/<number>.jpg: at once, late, redirected, of another content type, of unknown length."""
+"""Ways to get an image at /<way>/<number>.jpg: at once, late, redirected, of another content type, in pieces."""
 
 
 def jpeg(number: int) -> bytes:
@@ -50,8 +50,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             getattr(self, way)(int(number))
 
-    def image(self, number: int, kind: str = "image/jpeg", **headers: str) -> None:
-        self.answer(jpeg(number), kind, **headers)
+    def image(self, number: int, kind: str = "image/jpeg", headers: dict[str, str] | None = None) -> None:
+        self.answer(jpeg(number), kind, headers=headers)
 
     def slow(self, number: int) -> None:
         time.sleep(1)
@@ -97,18 +97,20 @@ class Handler(BaseHTTPRequestHandler):
         self.redirect(self.path)
 
     def private(self, number: int) -> None:
-        self.image(number, **{"X-Robots-Tag": "noai"})
+        self.image(number, headers={"X-Robots-Tag": "noai"})
 
     def redirect(self, place: str) -> None:
         self.send_response(302)
         self.send_header("Location", place)
         self.end_headers()
 
-    def answer(self, data: bytes, kind: str, *, length: int | None = None, **headers: str) -> None:
+    def answer(
+        self, data: bytes, kind: str, *, length: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data) if length is None else length))
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)

@@ -9,6 +9,7 @@ import webdataset
 from tcl.errors import TCLError
 from tcl.pairs.adopt import adopt, adopted
 from tcl.pairs.download import download
+from tcl.pairs.fetch import Workers
 from tcl.pairs.index import NO_CAPTION
 from tcl.pairs.manifest import Manifest, read_manifest, verify
 from tcl.pairs.shards import PairReader
@@ -46,7 +47,8 @@ def test_a_mirror_is_linked_and_stands_for_a_download(tmp_path: Path) -> None:
 
     source = Source("gcc3m", tmp_path / "not there.tsv")
     stage = tmp_path / "manifests" / "gcc3m.json"
-    assert download(source, folder=tmp_path / "gcc3m", manifest_path=stage) == manifest == read_manifest(stage)
+    found = download(source, folder=tmp_path / "gcc3m", manifest_path=stage, workers=Workers())
+    assert found == manifest == read_manifest(stage)
     assert PairReader(tmp_path / "gcc3m", manifest).read(5).caption == "caption 1"
     check_a_lost_shard_is_noticed(tmp_path, manifest)
 
@@ -84,5 +86,5 @@ def test_what_is_no_set_of_shards_is_refused(tmp_path: Path) -> None:
         adopt("gcc3m", folder=tmp_path / "gcc3m", origin=tmp_path, restore="")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "a.tar").touch()
-    with pytest.raises(TCLError, match="two shards have the name a.tar"):
+    with pytest.raises(TCLError, match="two shards have the name"):
         adopt("gcc3m", folder=tmp_path / "gcc3m", origin=tmp_path, restore="")

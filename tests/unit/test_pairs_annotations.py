@@ -45,9 +45,7 @@ def read(folder: Path, data: str | bytes, columns: Columns, **settings: Any) -> 
         (Columns(url=2, caption=1), "7\ta\thttp://x/1\n", [("http://x/1", "a")]),
     ],
 )
-def test_tab_separated_files(
-    tmp_path: Path, columns: Columns, text: str, expected: list[tuple[str, str]]
-) -> None:
+def test_tab_separated_files(tmp_path: Path, columns: Columns, text: str, expected: list[tuple[str, str]]) -> None:
     listing, found = read(tmp_path, text, columns)
     assert found == expected
     assert listing == Listing(len(expected), Counter(), 0, 0)
@@ -149,7 +147,7 @@ def test_a_few_rows_that_are_no_pair_and_repetitions_are_counted(tmp_path: Path)
         ({"columns": Columns("url", 1)}, "columns"),
         ({"columns": Columns(1, 1)}, "columns"),
         ({"columns": Columns(-1, 0)}, "columns"),
-        ({"format": "parquet"}, "columns of a parquet file go by name"),
+        ({"format": "parquet"}, "parquet file go by name"),
         ({"format": "json"}, "format is one of tsv, csv, parquet, not 'json'"),
         ({"min_success": 1.5}, "min_success"),
         ({"samples_per_shard": 0}, "samples_per_shard"),

@@ -215,7 +215,8 @@ def test_verify_names_every_bad_shard_at_once(tmp_path: Path) -> None:
         verify(manifest, tmp_path, hashes=False)
     lines = str(quick.value).splitlines()
     assert lines[0].startswith("4 shards of 'toy'")
-    assert [line.split(":")[0].strip() for line in lines[1:-1]] == ["00000.tar", "00001.tar", "00004.tar", "mirror-7.tar"]
+    named = [line.split(":")[0].strip() for line in lines[1:-1]]
+    assert named == ["00000.tar", "00001.tar", "00004.tar", "mirror-7.tar"]
     assert "00004.tar: has 10 samples, 9 are expected" in lines[3]
     assert "run `fetch toy`" in lines[-1]
     with pytest.raises(TCLError, match=r"00002\.tar: its samples have another hash"):
@@ -227,5 +228,5 @@ def test_a_manifest_without_its_shards_says_how_to_get_them(folder: Path, tmp_pa
     write_manifest(tmp_path / "toy.json", manifest)
     for tar in folder.glob("*.tar"):
         tar.unlink()
-    with pytest.raises(TCLError, match="00001.tar: is missing\n.*run `dvc repro --force --single-item download@toy`"):
+    with pytest.raises(TCLError, match=r"00001\.tar: is missing\n.*run `dvc repro --force --single-item download@toy`"):
         verify(read_manifest(tmp_path / "toy.json"), folder, hashes=False)
