@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from tcl.commands.boundary import boundary
+from tcl.commands.data import add_data_parser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print the main table and where to look further")
     show.add_argument("--report", type=Path, default=Path("report"), metavar="DIR")
     show.set_defaults(run=_show)
+
+    add_data_parser(commands)
     return top
 
 

@@ -34,7 +34,8 @@ DISTRIBUTORS = {"local": "multiprocessing", "pyspark": "pyspark", "ray": "ray"}
 
 _POLL_SECONDS = 0.5
 _LOOKS = 10  # share of its time, as 1 / _LOOKS, that watching may take: on a slow disk it looks less often
-_NO_SPACE = os.strerror(errno.ENOSPC)
+_DISK = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
+"""What a worker says that cannot write, by the number of the error; img2dataset goes on, or stands still."""
 
 
 class Workers(NamedTuple):
@@ -72,7 +73,8 @@ def fetch(folder: Path, source: Source, pairs: int, workers: Workers) -> None:
     workers = workers._replace(processes=min(workers.processes, needed))
     try:
         with _img2dataset(folder, source, log, workers) as process:
-            _watch(process, folder, source, pairs)
+            _watch(process, folder, source, pairs, log)
+        _check_disk(folder, log)
         _check_end(process.returncode, shards - len(read_stats(folder)), source, log)
     finally:
         drop_unfinished(folder, retry_empty=False)
@@ -80,16 +82,21 @@ def fetch(folder: Path, source: Source, pairs: int, workers: Workers) -> None:
 
 
 def _check_end(status: int, missing: int, source: Source, log: Path) -> None:
-    """Raise if shards are missing, OSError if for lack of space."""
-    lines = _tail(log)
-    if any(_NO_SPACE in line for line in lines):
-        raise OSError(errno.ENOSPC, _NO_SPACE, str(log.parent.parent))
+    """Raise TCLError if shards are missing."""
     if status or missing:
-        end = "\n".join(f"  {line}" for line in lines[-6:])
+        end = "\n".join(f"  {line}" for line in _tail(log)[-6:])
         raise TCLError(
             f"img2dataset ended with status {status} and left {missing} shards of {source.name!r} unfinished. "
             f"Run the download again: finished shards are kept.\nThe end of {log}:\n{end}"
         )
+
+
+def _check_disk(folder: Path, log: Path) -> None:
+    """Raise OSError if a worker could not write."""
+    end = "\n".join(_tail(log))
+    for message, number in _DISK.items():
+        if f"[Errno {number}] {message}" in end:
+            raise OSError(number, message, str(folder))
 
 
 @contextmanager
@@ -138,8 +145,11 @@ def _arguments(folder: Path, source: Source, workers: Workers) -> dict[str, Any]
     }
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs: int) -> None:
-    """Show progress until img2dataset ends; raise TCLError if it has written nothing for `source.stall` seconds."""
+def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs: int, log: Path) -> None:
+    """Show progress until img2dataset ends.
+
+    Raises TCLError if it has written nothing for `source.stall` seconds, OSError if it cannot write.
+    """
     stats = read_stats(folder)
     written, changed, pause = (0, 0), time.monotonic(), _POLL_SECONDS
     with closing(progress(title=source.name, unit="pair", total=pairs, done=add_up(stats).tried)) as bar:
@@ -149,6 +159,7 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs
             stats = read_stats(folder, stats)
             unfinished = unfinished_bytes(folder, stats)
             _show(bar, add_up(stats), unfinished)
+            _check_disk(folder, log)
             pause = max(_POLL_SECONDS, _LOOKS * (time.monotonic() - now))
             if (len(stats), unfinished) != written:
                 written, changed = (len(stats), unfinished), now
