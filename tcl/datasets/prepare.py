@@ -45,7 +45,10 @@ def prepare(
     """
     benchmarks = of_dataset(dataset)
     if archives is not None:
-        lay_out(archives_of(dataset), root, folder=archives, mirror=mirror)
+        try:
+            lay_out(archives_of(dataset), root, folder=archives, mirror=mirror)
+        except TCLError as error:
+            raise TCLError(f"{error}\nOr lay the data set out by hand. {benchmarks[0].layout()}") from error
     if not root.is_dir():
         raise TCLError(f"the data root {root} is missing. {benchmarks[0].layout()}")
     if dataset in _CONVERSIONS:
@@ -60,8 +63,11 @@ def prepare(
 
 
 def _wanted(benchmark: Benchmark, root: Path) -> bool:
-    """Whether to verify: a monitor is optional, and is there if its split file is."""
-    return benchmark.key not in MONITORS or (benchmark.split is not None and (root / benchmark.split).is_file())
+    """Whether to verify: a monitor is optional, and is there if its split file is, and names an image."""
+    if benchmark.key not in MONITORS or benchmark.split is None:
+        return True
+    split = root / benchmark.split
+    return split.is_file() and split.stat().st_size > 0
 
 
 def _files(benchmark: Benchmark) -> tuple[str | int | None, ...]:

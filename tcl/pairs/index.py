@@ -163,7 +163,7 @@ def _members(tar: Path) -> Iterator[_Member]:
                 raise _broken(tar, f"the file at byte {start} is {length} bytes long, the shard only {size}")
             offset = start + -(-length // BLOCK) * BLOCK
             if kind in b"Lx":
-                name = _long_name(os.pread(file.fileno(), length, start), kind) or name
+                name = _long_name(os.pread(file.fileno(), length, start), kind, tar) or name
             elif kind in b"0\0":
                 yield _Member(name or _name(header), start, length)
             if kind not in b"LxgK":
@@ -198,12 +198,14 @@ def _name(header: bytes) -> bytes:
     return prefix + b"/" + name if posix and prefix else name
 
 
-def _long_name(data: bytes, kind: bytes) -> bytes | None:
+def _long_name(data: bytes, kind: bytes, tar: Path) -> bytes | None:
     """The name in a GNU long-name block, or the `path` record of a pax header if it has one."""
     if kind == b"L":
         return data.rstrip(b"\0")
     while data:
         length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not int(length):
+            raise _broken(tar, f"{data[:20]!r} is no record of a pax header")
         record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
         if record.startswith(b"path="):
             return record[5:]

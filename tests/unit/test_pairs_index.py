@@ -106,6 +106,15 @@ def test_a_shard_cut_anywhere_is_refused_by_name(folder: Path) -> None:
         scan(folder)
 
 
+def test_a_damaged_pax_header_is_refused_by_name(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", [("c" * 300 + ".jpg", b"i")], tarfile.PAX_FORMAT)
+    data = tar.read_bytes()
+    for record in (b"X", b"0 "):
+        tar.write_bytes(data[:512] + record + data[512 + len(record) :])
+        with pytest.raises(TCLError, match=r"x\.tar is truncated or damaged.*no record of a pax header"):
+            build_index(tar)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
     first, second = write_tar(tmp_path / "a.tar", samples(0, 1, 2)), write_tar(tmp_path / "b.tar", samples(2, 0, 1))
     assert first.read_bytes() != second.read_bytes()
