@@ -82,9 +82,11 @@ def convert(item: Conversion) -> str | None:
     Nothing is written if `source` holds an id that one of the tables has no value for. Raises OSError if a target
     cannot be written: the next one could not either.
     """
+    import cv2
+
     try:
         source = read_labels(item.source)
-        results = [np.take(table, source) for table in item.tables]
+        results: list[LabelMap] = [cv2.LUT(source, table) for table in item.tables]
         if any((result == _INVALID).any() for result in results):
             return f"{item.source}: holds invalid ids: {_invalid_ids(source, item.tables)}"
         for target, result in zip(item.targets, results, strict=True):
