@@ -53,7 +53,7 @@ def download_workers() -> DownloadWorkers:
     return DownloadWorkers(
         distributor=os.environ.get("TCL_DISTRIBUTOR") or "local",
         processes=local_processes(),
-        threads=_positive("TCL_CONNECTIONS", 32),
+        threads=_positive("TCL_CONNECTIONS", 64),
     )
 
 

@@ -1,14 +1,17 @@
 """`tcl data` in a project folder of its own."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import webdataset
+import yaml
 
-from tcl.commands.config import write_params
+from tcl.commands.config import compose, write_params
 from tcl.commands.main import main
+from tcl.config import check_config
 from tcl.datasets.archives import archives_of
 from tcl.pairs.adopt import adopted
 from tcl.pairs.manifest import Manifest, read_manifest, write_manifest
@@ -136,3 +139,17 @@ def test_a_stage_takes_adopted_shards(tmp_path: Path, tcl: Command) -> None:
     download("gcc3m")
     manifest = read_manifest(tmp_path / "manifests" / "pairs" / "gcc3m.json")
     assert manifest == adopted(tmp_path / "data" / "gcc3m")
+
+
+def test_another_source_is_one_small_file(tmp_path: Path) -> None:
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    settings = yaml.safe_load((conf / "source" / "gcc3m.yaml").read_text())
+    settings |= {
+        "annotations": "annotations/laion.parquet",
+        "format": "parquet",
+        "columns": {"url": "URL", "caption": "TEXT"},
+    }
+    (conf / "source" / "laion.yaml").write_text(yaml.safe_dump(settings))
+    config = check_config(compose(conf, ["profile=paper", "+source@sources.laion=laion"]), source="paper")
+    assert list(config.sources) == ["gcc3m", "gcc12m", "laion"]
+    assert config.sources["laion"].columns.url == "URL"
