@@ -6,9 +6,10 @@ from pathlib import Path
 from tcl.commands.boundary import boundary
 from tcl.commands.workspace import data_root
 from tcl.config import load_config
-from tcl.files import fetch, sha256, write_json
+from tcl.files import sha256, write_json
 from tcl.inference.load import load
 from tcl.model.checkpoint import save_tcl
+from tcl.transfer import fetch
 
 
 def main(name: str) -> None:

@@ -1,14 +1,15 @@
 """python -m stages.download SOURCE: fetch a source's pairs into shards and describe them in a manifest."""
 
-import os
 import sys
 from pathlib import Path
 
 from tcl.commands.boundary import boundary
-from tcl.commands.workspace import data_root
+from tcl.commands.workspace import data_root, download_workers
 from tcl.config import load_config
 from tcl.pairs.download import download
+from tcl.pairs.fetch import Workers
 from tcl.pairs.source import Source
+from tcl.pairs.tables import Columns
 
 
 def main(name: str) -> None:
@@ -16,7 +17,8 @@ def main(name: str) -> None:
     source = Source(
         name=name,
         annotations=data_root() / settings.annotations,
-        columns=settings.columns,
+        format=settings.format,
+        columns=Columns(**settings.columns.model_dump()),
         serve=data_root() / settings.serve if settings.serve else None,
         min_success=settings.success_floor,
         image_size=settings.image_size,
@@ -28,7 +30,8 @@ def main(name: str) -> None:
         source,
         folder=data_root() / name,
         manifest_path=Path("manifests/pairs") / f"{name}.json",
-        processes=os.cpu_count() or 1,
+        workers=Workers(**download_workers()),
+        restore=f"dvc repro --force --single-item download@{name}",
     )
 
 

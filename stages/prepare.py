@@ -1,10 +1,9 @@
-"""python -m stages.prepare DATASET: convert and verify a segmentation data set below the data root."""
+"""python -m stages.prepare DATASET: unpack, convert and verify a segmentation data set below the data root."""
 
-import os
 import sys
 
 from tcl.commands.boundary import boundary
-from tcl.commands.workspace import data_root
+from tcl.commands.workspace import archive_mirror, data_root, local_processes
 from tcl.config import load_config
 from tcl.datasets.prepare import prepare
 from tcl.files import write_json
@@ -12,8 +11,14 @@ from tcl.files import write_json
 
 def main(dataset: str) -> None:
     settings = load_config().datasets[dataset]
-    root = data_root() / settings.root
-    manifest = prepare(dataset, root, workers=os.cpu_count() or 1, complete=settings.complete)
+    manifest = prepare(
+        dataset,
+        data_root() / settings.root,
+        workers=local_processes(),
+        complete=settings.complete,
+        archives=data_root() / settings.archives if settings.archives else None,
+        mirror=archive_mirror(),
+    )
     write_json(f"manifests/{dataset}.json", manifest)
 
 

@@ -43,6 +43,13 @@ class World(Section):
     train_scenes: Positive
 
 
+class Columns(Section):
+    """The columns of an annotation file: names where it has a header, positions from 0 where it has none."""
+
+    url: int | str
+    caption: int | str
+
+
 class Source(Section):
     """One source of image-text pairs: an annotation file of captions and addresses.
 
@@ -52,7 +59,8 @@ class Source(Section):
 
     needs: str
     annotations: str
-    columns: tuple[Literal["caption", "url"], Literal["caption", "url"]]
+    format: Literal["tsv", "csv", "parquet"]
+    columns: Columns
     serve: str | None
     image_size: Positive
     samples_per_shard: Positive
@@ -62,10 +70,15 @@ class Source(Section):
 
 
 class Dataset(Section):
-    """One segmentation data set. complete: demand the official number of images."""
+    """One segmentation data set, laid out below `root`.
+
+    archives: the folder of the official archives that it is unpacked from, null if it is laid out already; both are
+    paths below the data root. complete: demand the official number of images.
+    """
 
     needs: str
     root: str
+    archives: str | None
     complete: bool
 
 

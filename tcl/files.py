@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tcl.errors import TCLError
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -46,31 +44,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    return checksum(path, "sha256")
+
+
+def checksum(path: str | Path, algorithm: str) -> str:
+    """A file's hash by one of hashlib's algorithms, in hexadecimal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def fetch(url: str, path: str | Path) -> None:
-    """Download `url` to `path`, atomically, with progress. Raises TCLError if it cannot be had or comes incomplete."""
-    import shutil
-    import urllib.error
-    import urllib.request
-
-    from tqdm import tqdm
-
-    advice = f"Fetch {url} on a machine that can, and put it at {path}."
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, replacing(path) as temporary:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with (
-                open(temporary, "wb") as file,
-                tqdm.wrapattr(file, "write", total=size, desc=Path(path).name, bytes=True) as counted,
-            ):
-                shutil.copyfileobj(answer, counted)
-            if size and temporary.stat().st_size != size:
-                raise TCLError(f"{url}: {temporary.stat().st_size} of {size} bytes arrived. {advice}")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise TCLError(f"{path}: not there, and could not be fetched ({error}). {advice}") from error

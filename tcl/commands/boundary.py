@@ -35,7 +35,8 @@ def boundary(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in OPERATING_SYSTEM:
             raise
-        _refuse(f"{name}: {error.filename or ''}: {OPERATING_SYSTEM[error.errno]}.")
+        place = f"{error.filename}: " if error.filename else ""
+        _refuse(f"{name}: {place}{OPERATING_SYSTEM[error.errno]}.")
     except KeyboardInterrupt:
         stopped(name, signal.SIGINT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tcl.commands import convert, evaluate
+from tcl.commands import convert, data, evaluate
 from tcl.commands.boundary import boundary
 
 
@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--report", type=Path, default=Path("report"), metavar="DIR")
     show.set_defaults(run=_show)
 
-    evaluate.add_parser(commands)
-    convert.add_parser(commands)
+    for module in (data, evaluate, convert):
+        module.add_parser(commands)
     return top
 
 

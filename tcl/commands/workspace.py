@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypedDict
+
+from tcl.errors import TCLError
+
+
+class DownloadWorkers(TypedDict):
+    """Arguments of `tcl.pairs.fetch.Workers`."""
+
+    distributor: str
+    processes: int
+    threads: int
 
 
 def checkout() -> Path:
@@ -30,3 +41,29 @@ def worker_count(ranks: int = 1) -> int:
     if "TCL_WORKERS" in os.environ:
         return max(int(os.environ["TCL_WORKERS"]), 0)
     return min((os.cpu_count() or 1) // ranks - 1, 8)
+
+
+def local_processes() -> int:
+    """Processes of a stage that works on files: TCL_PROCESSES, or one a core."""
+    return _positive("TCL_PROCESSES", os.cpu_count() or 1)
+
+
+def download_workers() -> DownloadWorkers:
+    """Who downloads pairs: TCL_DISTRIBUTOR, TCL_PROCESSES on this machine, TCL_CONNECTIONS of each process."""
+    return DownloadWorkers(
+        distributor=os.environ.get("TCL_DISTRIBUTOR") or "local",
+        processes=local_processes(),
+        threads=_positive("TCL_CONNECTIONS", 64),
+    )
+
+
+def archive_mirror() -> str | None:
+    """Address of a folder that holds the data sets' archives, asked before their publishers: TCL_MIRROR, or none."""
+    return os.environ.get("TCL_MIRROR") or None
+
+
+def _positive(variable: str, default: int) -> int:
+    value = os.environ.get(variable) or str(default)
+    if not value.isdecimal() or int(value) < 1:
+        raise TCLError(f"{variable} must be a whole number from 1, not {value!r}.")
+    return int(value)

@@ -31,7 +31,9 @@ def convert(root: Path, *, workers: int) -> None:
     if not any((folder / "val").glob("*/*_gtFine_label*Ids.png")):
         raise TCLError(f"Cityscapes: no label map is in {folder / 'val'}. {_UNPACK}")
     raw = [path for split in ("val", "train") for path in sorted((folder / split).glob("*/*" + _RAW))]
-    raw = [path for path in raw if not path.name.startswith(".")]
-    items = [Conversion(path, (path.with_name(path.name.removesuffix(_RAW) + _TRAIN),), (table(),)) for path in raw]
+    pairs = ((path, path.with_name(path.name.removesuffix(_RAW) + _TRAIN)) for path in raw)
+    pending = [(path, train) for path, train in pairs if not (path.name.startswith(".") or train.exists())]
+    tables = (table(),)
+    items = (Conversion(path, (train,), tables) for path, train in pending)
     advice = f"The label ids of Cityscapes go from 0 to {_LAST_ID}. {_UNPACK}"
-    convert_all(items, workers=workers, title="Cityscapes label maps", advice=advice)
+    convert_all(items, total=len(pending), workers=workers, title="Cityscapes label maps", advice=advice)

@@ -1,5 +1,6 @@
 """COCO-Stuff's raw masks to the label maps of COCO-Stuff (171 classes) and COCO-Object (80 things and background)."""
 
+import os
 from pathlib import Path
 
 from tcl.datasets.benchmark import IGNORED, raw_ids
@@ -31,21 +32,30 @@ def convert(root: Path, *, workers: int) -> None:
         TCLError: there is neither a raw mask nor a label map, or a mask holds an id that COCO-Stuff does not have.
     """
     folder = root / _FOLDER
-    names = {split: _names(folder / split) for split in ("val2017", "train2017")}
-    if not names["val2017"]:
+    if not _names(folder / "val2017"):
         raise TCLError(f"COCO-Stuff: no mask is in {folder / 'val2017'}. {_UNPACK}")
-    raw = [folder / split / name for split in names for name in names[split] if not name.endswith("TrainIds.png")]
+    pending = [(split, stem) for split in ("val2017", "train2017") for stem in _pending(folder / split)]
     both = tables()
-    items = [Conversion(path, (_beside(path, STUFF_SUFFIX), _beside(path, OBJECT_SUFFIX)), both) for path in raw]
+    items = (_conversion(folder / split, stem, both) for split, stem in pending)
     advice = "The masks of COCO-Stuff 164k hold ids 0 to 181 and 255. " + _UNPACK
-    convert_all(items, workers=workers, title="COCO-Stuff masks", advice=advice)
+    convert_all(items, total=len(pending), workers=workers, title="COCO-Stuff masks", advice=advice)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path) -> set[str]:
+    """The names of the label maps in a folder, without the suffix: strings, as there are 123,287 masks and more."""
     if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.glob("*.png") if not path.name.startswith("."))
+        return set()
+    names = os.listdir(folder)
+    return {name.removesuffix(".png") for name in names if name.endswith(".png") and not name.startswith(".")}
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name.removesuffix(".png") + suffix + ".png")
+def _pending(folder: Path) -> list[str]:
+    """The raw masks of a folder that lack one of their two label maps."""
+    names = _names(folder)
+    raw = (name for name in names if not name.endswith((STUFF_SUFFIX, OBJECT_SUFFIX)))
+    return sorted(name for name in raw if not names.issuperset((name + STUFF_SUFFIX, name + OBJECT_SUFFIX)))
+
+
+def _conversion(folder: Path, stem: str, both: tuple[LabelMap, LabelMap]) -> Conversion:
+    targets = (folder / f"{stem}{STUFF_SUFFIX}.png", folder / f"{stem}{OBJECT_SUFFIX}.png")
+    return Conversion(folder / f"{stem}.png", targets, both)

@@ -1,13 +1,15 @@
 """PASCAL Context's merged annotation file to label maps of 60 classes and the lists of the two splits."""
 
-import json
-from collections import defaultdict
+from __future__ import annotations
+
+from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tcl.datasets.benchmark import raw_ids
+from tcl.datasets.json_arrays import elements, read_element
 from tcl.datasets.labels import LabelMap, opened, write_labels
 from tcl.datasets.parallel import each, refuse
 from tcl.errors import TCLError
@@ -18,15 +20,21 @@ _ANNOTATIONS = "trainval_merged.json"
 _PHASES = ("train", "val")
 _ADVICE = f"Fetch {_ANNOTATIONS} of PASCAL Context again and unpack the images of VOC2010 beside it."
 
-Segment = tuple[int, dict[str, Any]]
-
 
 class Annotated(NamedTuple):
-    """One image of the annotation file: its segments as (category id, COCO run-length mask), in the file's order."""
+    """One image of the annotation file, and where the bytes of its segments are there, in the file's order."""
 
     image: Path
     labels: Path
-    segments: tuple[Segment, ...]
+    source: Path
+    segments: tuple[tuple[int, int], ...]
+
+
+class Annotations(NamedTuple):
+    """What the annotation file says, its segments by image as pairs of first byte and length."""
+
+    images: list[dict[str, Any]]
+    segments: dict[Any, array[int]]
 
 
 def convert(root: Path, *, workers: int) -> None:
@@ -46,24 +54,28 @@ def convert(root: Path, *, workers: int) -> None:
         if _list_of(folder, "val").is_file():
             return  # the verification names the label maps that are missing
         raise TCLError(f"PASCAL Context: {source} is missing. {_ADVICE}")
-    names, images = _read(source)
-    pending = [image for image in images if not image.labels.exists()]
+    annotations = _read(source)
+    pending = [image for image in annotations.images if not _labels_of(folder, image["file_name"]).exists()]
+    items = (_annotated(source, image, annotations.segments) for image in pending)
     title = "PASCAL Context masks"
-    refuse(each(draw, pending, workers=workers, title=title), title=title, advice=_ADVICE)
+    refuse(each(draw, items, total=len(pending), workers=workers, title=title), title=title, advice=_ADVICE)
     for phase in _PHASES:
         if not _list_of(folder, phase).exists():
-            write_text(_list_of(folder, phase), "".join(f"{name}\n" for name in names[phase]))
+            names = [Path(image["file_name"]).stem for image in annotations.images if image["phase"] == phase]
+            write_text(_list_of(folder, phase), "".join(f"{name}\n" for name in names))
 
 
 def draw(item: Annotated) -> str | None:
     """Write the label map of one image; return what is wrong with it, if anything.
 
     A later segment covers an earlier one; pixels without a segment, or with one of another category, are background.
+    Raises OSError if the label map cannot be written: the next one could not either.
     """
     try:
-        write_labels(item.labels, _drawn(item))
-    except (TCLError, OSError, KeyError, TypeError, ValueError) as error:
+        labels = _drawn(item)
+    except (TCLError, KeyError, TypeError, ValueError) as error:
         return f"{item.image.name}: {error}"
+    write_labels(item.labels, labels)
     return None
 
 
@@ -71,11 +83,14 @@ def _drawn(item: Annotated) -> LabelMap:
     from pycocotools import mask
 
     classes = {raw: index for index, raw in enumerate(raw_ids("context"))}
-    sizes = {tuple(segment["size"]) for _, segment in item.segments} or {_size(item.image)}
+    with open(item.source, "rb") as file:
+        annotations = [read_element(file, *extent) for extent in item.segments]
+    segments = [(annotation["category_id"], annotation["segmentation"]) for annotation in annotations]
+    sizes = {tuple(segment["size"]) for _, segment in segments} or {_size(item.image)}
     if len(sizes) > 1:
         raise TCLError(f"its segments differ in size: {sorted(sizes)}")
     labels = np.zeros(sizes.pop(), dtype=np.uint8)
-    for category, segment in item.segments:
+    for category, segment in segments:
         labels[mask.decode(segment).astype(bool)] = classes.get(category, 0)
     return labels
 
@@ -85,27 +100,36 @@ def _size(image: Path) -> tuple[int, int]:
         return header.height, header.width
 
 
-def _read(source: Path) -> tuple[dict[str, list[str]], list[Annotated]]:
-    """The names of the images of each phase, and all of them with their segments."""
+def _read(source: Path) -> Annotations:
+    """The images of the two phases, and the places of all segments; the file itself may be larger than the memory."""
+    found = Annotations([], {})
+    missing = {"images", "annos_segmentation"}
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-        segments: dict[Any, list[Segment]] = defaultdict(list)
-        for annotation in content["annos_segmentation"]:
-            segments[annotation["image_id"]].append((annotation["category_id"], annotation["segmentation"]))
-        names: dict[str, list[str]] = {phase: [] for phase in _PHASES}
-        images = []
-        for image in content["images"]:
-            if image["phase"] in names:  # the third phase, test, is not used
-                names[image["phase"]].append(Path(image["file_name"]).stem)
-                images.append(_annotated(source.parent, image["file_name"], segments[image["image_id"]]))
+        for element in elements(source):
+            missing.discard(element.key)
+            if element.key == "images" and element.value["phase"] in _PHASES:  # the third phase, test, is not used
+                wanted = ("image_id", "file_name", "phase")
+                found.images.append({key: element.value[key] for key in wanted})
+            elif element.key == "annos_segmentation":
+                places = found.segments.setdefault(element.value["image_id"], array("q"))
+                places.extend((element.start, element.length))
     except (KeyError, TypeError, ValueError) as error:
         raise TCLError(f"{source}: not in the format of PASCAL Context ({error!r}). {_ADVICE}") from error
-    return names, images
+    if missing:
+        raise TCLError(
+            f"{source}: not in the format of PASCAL Context (no {' and no '.join(sorted(missing))}). {_ADVICE}"
+        )
+    return found
 
 
-def _annotated(folder: Path, file_name: str, segments: list[Segment]) -> Annotated:
-    labels = folder / "SegmentationClassContext" / f"{Path(file_name).stem}.png"
-    return Annotated(folder / "JPEGImages" / file_name, labels, tuple(segments))
+def _annotated(source: Path, image: dict[str, Any], segments: dict[Any, array[int]]) -> Annotated:
+    folder, name, places = source.parent, image["file_name"], segments.get(image["image_id"], ())
+    extents = tuple(zip(places[::2], places[1::2], strict=True))
+    return Annotated(folder / "JPEGImages" / name, _labels_of(folder, name), source, extents)
+
+
+def _labels_of(folder: Path, file_name: str) -> Path:
+    return folder / "SegmentationClassContext" / f"{Path(file_name).stem}.png"
 
 
 def _list_of(folder: Path, phase: str) -> Path:

@@ -79,17 +79,20 @@ class Conversion(NamedTuple):
 def convert(item: Conversion) -> str | None:
     """Write the targets that do not exist yet; return what is wrong with the file, if anything.
 
-    Nothing is written if `source` holds an id that one of the tables has no value for.
+    Nothing is written if `source` holds an id that one of the tables has no value for. Raises OSError if a target
+    cannot be written: the next one could not either.
     """
+    import cv2
+
     try:
         source = read_labels(item.source)
-        results = [np.take(table, source) for table in item.tables]
+        results: list[LabelMap] = [cv2.LUT(source, table) for table in item.tables]
         if any((result == _INVALID).any() for result in results):
             return f"{item.source}: holds invalid ids: {_invalid_ids(source, item.tables)}"
         for target, result in zip(item.targets, results, strict=True):
             if not target.exists():
                 write_labels(target, result)
-    except (TCLError, OSError) as error:
+    except TCLError as error:
         return str(error) if str(item.source) in str(error) else f"{item.source}: {error}"
     return None
 
@@ -98,13 +101,10 @@ def _invalid_ids(source: LabelMap, tables: Sequence[LabelMap]) -> str:
     return ", ".join(str(value) for value in np.unique(source) if any(table[value] == _INVALID for table in tables))
 
 
-def convert_all(items: Iterable[Conversion], *, workers: int, title: str, advice: str) -> None:
-    """Convert every label map of which a target is missing.
+def convert_all(items: Iterable[Conversion], *, total: int, workers: int, title: str, advice: str) -> None:
+    """Convert `total` label maps.
 
     Raises:
         TCLError: some files could not be converted; all others have been.
     """
-    items = list(items)
-    present = {path for folder in {item.source.parent for item in items} for path in folder.iterdir()}
-    pending = [item for item in items if not present.issuperset(item.targets)]
-    refuse(each(convert, pending, workers=workers, title=title), title=title, advice=advice)
+    refuse(each(convert, items, total=total, workers=workers, title=title), title=title, advice=advice)

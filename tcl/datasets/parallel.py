@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 from tcl.errors import TCLError
@@ -19,28 +20,33 @@ _SHOWN = 20
 _PER_WORKER = 256  # items handed over at a time: enough to keep a worker busy, few enough to keep memory flat
 
 
-def each(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, title: str) -> list[Result]:
+def each(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str, total: int | None = None
+) -> list[Result]:
     """`function` of every item, in order, over `workers` processes; with one worker in this process.
 
-    `function` must be importable by name and should return what is wrong with a file rather than raise.
+    `function` must be importable by name and should return what is wrong with a file rather than raise. Where there are
+    many items, a generator and their number `total` keep memory flat: they are taken as workers get to them.
 
     Raises:
         TCLError: `workers` is below 1, or a worker died.
     """
     if workers < 1:
         raise TCLError(f"workers must be at least 1, got {workers}.")
-    run = map(function, items) if min(workers, len(items)) <= 1 else _spread(function, items, workers)
-    return list(progress(run, title=title, unit="file", total=len(items), shown=bool(items)))
+    if total is None:
+        items = list(items)
+        total = len(items)
+    workers = min(workers, total)
+    run = map(function, items) if workers <= 1 else _spread(function, iter(items), workers)
+    return list(progress(run, title=title, unit="file", total=total, shown=total > 0))
 
 
-def _spread(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+def _spread(function: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    count = min(workers, len(items))
-    step = _PER_WORKER * count
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
-            for start in range(0, len(items), step):
-                yield from pool.map(function, items[start : start + step], chunksize=8)
+            while batch := list(islice(items, _PER_WORKER * workers)):
+                yield from pool.map(function, batch, chunksize=8)
         except BrokenProcessPool as error:
             raise TCLError(
                 "A worker process died, perhaps for lack of memory. Try again with fewer workers."
@@ -61,7 +67,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def refuse(problems: Sequence[str | None], *, title: str, advice: str) -> None:
+def refuse(problems: Iterable[str | None], *, title: str, advice: str) -> None:
     """Do nothing if every entry is None.
 
     Raises:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl.datasets import cityscapes, coco, context
+from tcl.datasets.archives import archives_of, lay_out
 from tcl.datasets.benchmark import MONITORS, Benchmark, of_dataset
 from tcl.datasets.verify import Verified, verify
 from tcl.errors import TCLError
@@ -11,10 +12,18 @@ from tcl.errors import TCLError
 _CONVERSIONS = {"coco_stuff164k": coco.convert, "context": context.convert, "cityscapes": cityscapes.convert}
 
 
-def prepare(dataset: str, root: Path, *, workers: int = 1, complete: bool) -> dict[str, Any]:
-    """Convert what the data set needs, beside the originals, then verify every benchmark that is made of it.
+def prepare(
+    dataset: str,
+    root: Path,
+    *,
+    workers: int = 1,
+    complete: bool,
+    archives: Path | None = None,
+    mirror: str | None = None,
+) -> dict[str, Any]:
+    """Unpack a data set, convert what it needs beside the originals, and verify every benchmark that is made of it.
 
-    Originals are never changed, and what has been converted is left alone, so an interrupted call can be repeated.
+    Originals are never changed, and what is there already is left alone, so an interrupted call can be repeated.
     Monitors are verified where the list of their training split is there. `complete` demands the official number of
     images; without it a subset passes.
 
@@ -23,6 +32,9 @@ def prepare(dataset: str, root: Path, *, workers: int = 1, complete: bool) -> di
         root: The data root.
         workers: Number of processes.
         complete: Whether the official number of images must be there.
+        archives: The folder of the official archives, where they are looked for and put; None if the data set is laid
+            out already.
+        mirror: The address of a folder that holds the archives too, see `tcl.datasets.archives.lay_out`.
 
     Returns:
         The manifest: `dataset` and, by key of each benchmark, `images` (their number) and `digest` (a SHA-256 over
@@ -32,6 +44,11 @@ def prepare(dataset: str, root: Path, *, workers: int = 1, complete: bool) -> di
         TCLError: something is missing or not valid; the message says what, and what belongs where.
     """
     benchmarks = of_dataset(dataset)
+    if archives is not None:
+        try:
+            lay_out(archives_of(dataset), root, folder=archives, mirror=mirror)
+        except TCLError as error:
+            raise TCLError(f"{error}\nOr lay the data set out by hand. {benchmarks[0].layout()}") from error
     if not root.is_dir():
         raise TCLError(f"the data root {root} is missing. {benchmarks[0].layout()}")
     if dataset in _CONVERSIONS:
@@ -46,8 +63,11 @@ def prepare(dataset: str, root: Path, *, workers: int = 1, complete: bool) -> di
 
 
 def _wanted(benchmark: Benchmark, root: Path) -> bool:
-    """Whether to verify: a monitor is optional, and is there if its split file is."""
-    return benchmark.key not in MONITORS or (benchmark.split is not None and (root / benchmark.split).is_file())
+    """Whether to verify: a monitor is optional, and is there if its split file is, and names an image."""
+    if benchmark.key not in MONITORS or benchmark.split is None:
+        return True
+    split = root / benchmark.split
+    return split.is_file() and split.stat().st_size > 0
 
 
 def _files(benchmark: Benchmark) -> tuple[str | int | None, ...]:

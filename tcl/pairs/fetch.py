@@ -6,6 +6,8 @@ interrupted; and it waits for ever for a worker that was killed. So what counts 
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import math
 import os
 import shutil
@@ -14,22 +16,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcl.errors import TCLError
 from tcl.files import write_json
 from tcl.pairs.source import Source
 from tcl.pairs.stats import ShardStats, add_up, drop_unfinished, read_stats, unfinished_bytes
+from tcl.progress import progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+DISTRIBUTORS = {"local": "multiprocessing", "pyspark": "pyspark", "ray": "ray"}
+"""Ways to spread the work, and img2dataset's names for them; Spark and Ray are packages of the same names."""
+
 _POLL_SECONDS = 0.5
+_LOOKS = 10  # share of its time, as 1 / _LOOKS, that watching may take: on a slow disk it looks less often
+_DISK = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
+"""What a worker says that cannot write, by the number of the error; img2dataset goes on, or stands still."""
 
 
-def fetch(folder: Path, source: Source, pairs: int, *, processes: int, threads: int) -> None:
+class Workers(NamedTuple):
+    """Who downloads: they change the speed, not the result.
+
+    distributor: one of `DISTRIBUTORS`. processes: on this machine; a cluster has its own number. threads: connections
+    of each process.
+    """
+
+    distributor: str = "local"
+    processes: int = 2
+    threads: int = 32
+
+
+def check_workers(workers: Workers) -> None:
+    """Raise TCLError if the distributor is not known or its package not installed."""
+    name = workers.distributor
+    if name not in DISTRIBUTORS:
+        raise TCLError(f"The distributor of downloads is one of {', '.join(DISTRIBUTORS)}, not {name!r}.")
+    if name != "local" and importlib.util.find_spec(name) is None:  # img2dataset would do nothing and call it success
+        raise TCLError(f"The distributor {name} needs the package {name}: pip install -e '.[{name}]'.")
+
+
+def fetch(folder: Path, source: Source, pairs: int, workers: Workers) -> None:
     """Run img2dataset for the shards of `folder`/.download/pairs.parquet that are not there yet, and show progress.
 
     pairs: how many that list has. Raises TCLError if img2dataset fails, hangs or leaves shards out; those that are
@@ -40,27 +70,40 @@ def fetch(folder: Path, source: Source, pairs: int, *, processes: int, threads: 
     if not needed:
         return
     log = folder / ".download" / "log.txt"
+    workers = workers._replace(processes=min(workers.processes, needed))
     try:
-        with _img2dataset(folder, source, log, processes=min(processes, needed), threads=threads) as process:
-            _watch(process, folder, source, pairs)
-        missing = shards - len(read_stats(folder))
-        if process.returncode or missing:
-            raise TCLError(
-                f"img2dataset ended with status {process.returncode} and left {missing} of {shards} shards of "
-                f"{source.name!r} unfinished. Run the download again: finished shards are kept.\n{_tail(log)}"
-            )
+        with _img2dataset(folder, source, log, workers) as process:
+            _watch(process, folder, source, pairs, log)
+        _check_disk(folder, log)
+        _check_end(process.returncode, shards - len(read_stats(folder)), source, log)
     finally:
         drop_unfinished(folder, retry_empty=False)
         shutil.rmtree(folder / "_tmp", ignore_errors=True)
 
 
+def _check_end(status: int, missing: int, source: Source, log: Path) -> None:
+    """Raise TCLError if shards are missing."""
+    if status or missing:
+        end = "\n".join(f"  {line}" for line in _tail(log)[-6:])
+        raise TCLError(
+            f"img2dataset ended with status {status} and left {missing} shards of {source.name!r} unfinished. "
+            f"Run the download again: finished shards are kept.\nThe end of {log}:\n{end}"
+        )
+
+
+def _check_disk(folder: Path, log: Path) -> None:
+    """Raise OSError if a worker could not write."""
+    end = "\n".join(_tail(log))
+    for message, number in _DISK.items():
+        if f"[Errno {number}] {message}" in end:
+            raise OSError(number, message, str(folder))
+
+
 @contextmanager
-def _img2dataset(
-    folder: Path, source: Source, log: Path, *, processes: int, threads: int
-) -> Iterator[subprocess.Popen[bytes]]:
+def _img2dataset(folder: Path, source: Source, log: Path, workers: Workers) -> Iterator[subprocess.Popen[bytes]]:
     """img2dataset at work, in a process group of its own, none of which outlives the block."""
     arguments = folder / ".download" / "arguments.json"
-    write_json(arguments, _arguments(folder, source, processes=processes, threads=threads))
+    write_json(arguments, _arguments(folder, source, workers))
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
     if source.serve:  # a proxy cannot reach this machine's loopback
         environment |= {"no_proxy": "*", "NO_PROXY": "*"}
@@ -77,7 +120,7 @@ def _img2dataset(
         process.wait()
 
 
-def _arguments(folder: Path, source: Source, *, processes: int, threads: int) -> dict[str, Any]:
+def _arguments(folder: Path, source: Source, workers: Workers) -> dict[str, Any]:
     """img2dataset's arguments; what is not set here is its default, as in the official recipe."""
     return {
         "url_list": str(folder / ".download" / "pairs.parquet"),
@@ -86,8 +129,9 @@ def _arguments(folder: Path, source: Source, *, processes: int, threads: int) ->
         "caption_col": "caption",
         "output_format": "webdataset",
         "output_folder": str(folder),
-        "processes_count": processes,
-        "thread_count": threads,
+        "distributor": DISTRIBUTORS[workers.distributor],
+        "processes_count": workers.processes,
+        "thread_count": workers.threads,
         "image_size": source.image_size,
         "resize_mode": source.resize_mode,
         "resize_only_if_bigger": True,
@@ -101,44 +145,53 @@ def _arguments(folder: Path, source: Source, *, processes: int, threads: int) ->
     }
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs: int) -> None:
-    """Show progress until img2dataset ends; raise TCLError if it has written nothing for `source.stall` seconds."""
-    from tqdm import tqdm
+def _watch(process: subprocess.Popen[bytes], folder: Path, source: Source, pairs: int, log: Path) -> None:
+    """Show progress until img2dataset ends.
 
-    stats: dict[str, ShardStats] = {}
-    written, changed = (0, 0), time.monotonic()
-    with tqdm(total=pairs, desc=source.name, unit="pair", disable=None) as bar:
-        running = True
-        while running:
-            running = _runs(process)
+    Raises TCLError if it has written nothing for `source.stall` seconds, OSError if it cannot write.
+    """
+    stats = read_stats(folder)
+    written, changed, pause = (0, 0), time.monotonic(), _POLL_SECONDS
+    with closing(progress(title=source.name, unit="pair", total=pairs, done=add_up(stats).tried)) as bar:
+        bar.smoothing = 0  # shards end in bursts: the rate is the mean of this run
+        while _runs(process, pause):
+            now = time.monotonic()
             stats = read_stats(folder, stats)
-            _show(bar, add_up(stats))
-            if (now := (len(stats), unfinished_bytes(folder, stats))) != written:
-                written, changed = now, time.monotonic()
-            elif time.monotonic() - changed > source.stall:
+            unfinished = unfinished_bytes(folder, stats)
+            _show(bar, add_up(stats), unfinished)
+            _check_disk(folder, log)
+            pause = max(_POLL_SECONDS, _LOOKS * (time.monotonic() - now))
+            if (len(stats), unfinished) != written:
+                written, changed = (len(stats), unfinished), now
+            elif now - changed > source.stall:
                 raise TCLError(
                     f"The download of {source.name!r} hangs: nothing was written for {source.stall:.0f} seconds. "
                     "Run it again: finished shards are kept."
                 )
+        _show(bar, add_up(read_stats(folder, stats)), 0)
 
 
-def _runs(process: subprocess.Popen[bytes]) -> bool:
-    """Wait a moment, and say whether the process is still at work."""
+def _show(bar: tqdm[Any], total: ShardStats, unfinished: int) -> None:
+    """Show the pairs of finished shards and, as a sign of life before the first is done, the bytes of the others."""
+    arrived = f"{total.succeeded / total.tried:.1%} arrived, " if total.tried else ""
+    bar.set_postfix_str(f"{arrived}{unfinished / 1e6:,.0f} MB under way", refresh=False)
+    bar.update(total.tried - bar.n)
+    if sys.stderr.isatty():
+        bar.refresh()
+
+
+def _runs(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait so long, and say whether the process is still at work."""
     try:
-        process.wait(_POLL_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         return True
     return False
 
 
-def _show(bar: tqdm[Any], total: ShardStats) -> None:
-    bar.update(total.tried - bar.n)
-    if total.tried:
-        bar.set_postfix_str(f"{total.succeeded / total.tried:.1%} arrived")
-
-
-def _tail(log: Path) -> str:
+def _tail(log: Path) -> list[str]:
     """The last lines of img2dataset's output."""
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    shown = [f"  {line}" for line in lines if line.strip()][-6:]
-    return "\n".join([f"The end of {log}:", *shown])
+    with open(log, "rb") as file:
+        file.seek(max(file.seek(0, 2) - (1 << 18), 0))
+        text = file.read().decode(errors="replace").replace("\r", "\n")
+    return [line for line in text.splitlines() if line.strip()]

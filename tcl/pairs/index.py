@@ -7,7 +7,7 @@ arrive, so the index sorts them by key: sample i of a shard is the same one afte
 webdataset brings an index of its own, `wids`, and it does not serve here: it walks every header of a tar each time a
 process opens it (in Python, into lists held in memory), keeps the order of arrival, and reads through a memory map, in
 which a truncated shard ends the process with SIGBUS instead of an error. The file here is written once, mapped into
-memory, and carries the size of its tar, so that a stale one is noticed.
+memory, and carries the size of its tar, so that a stale one is noticed, and the hash of its samples.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +29,25 @@ from tcl.files import replacing
 IMAGES = frozenset({b"jpg", b"jpeg", b"png", b"webp"})
 CAPTIONS = frozenset({b"txt", b"text"})
 BLOCK = 512
-_HEADER = struct.Struct("<8sQQQ")
-_MAGIC = b"TCLIDX1\n"
+NO_IMAGE, NO_CAPTION = "sample without an image", "sample without a caption"
+"""Why a sample of a shard is left out of the index."""
+
+_HEADER = struct.Struct("<8sQQQQQ32s")
+_MAGIC = b"TCLIDX2\n"
 
 Rows = NDArray[Any]
 """Structured array [samples], sorted by `key` (bytes); `image` and `caption` are [2]: first byte in the tar, length."""
+
+
+class Index(NamedTuple):
+    """The samples of a shard that have an image and a caption, and how many have not, by what they lack.
+
+    sha256: of the samples (`digest`), in hexadecimal; None where it was not recorded.
+    """
+
+    rows: Rows
+    incomplete: Counter[str]
+    sha256: str | None = None
 
 
 class _Member(NamedTuple):
@@ -53,10 +68,10 @@ def index_path(tar: Path) -> Path:
     return tar.with_suffix(".idx")
 
 
-def build_index(tar: Path) -> Rows:
-    """Read every header of `tar` and return its samples sorted by key.
+def build_index(tar: Path) -> Index:
+    """Read every header of `tar` and index its samples by key.
 
-    Raises TCLError, naming the shard, if it is missing, no tar, truncated, or has a sample without image or caption.
+    Raises TCLError, naming the shard, if it is missing, no tar, truncated, or has a sample with two images or captions.
     """
     samples: dict[bytes, _Parts] = {}
     for member in _members(tar):
@@ -67,35 +82,44 @@ def build_index(tar: Path) -> Rows:
         if getattr(parts, kind) is not None:
             raise TCLError(f"{tar}: sample {key!r} has two files that could be its {kind}; a sample has one.")
         samples[key] = parts._replace(**{kind: (member.start, member.length)})
-    for key, parts in samples.items():
-        if None in parts:
-            missing = "image" if parts.image is None else "caption"
-            raise TCLError(f"{tar}: sample {key!r} has no {missing}; every sample has an image and a caption.")
-    return np.array([(key, *samples[key]) for key in sorted(samples)], dtype=_dtype(max(map(len, samples), default=1)))
+    incomplete = Counter(NO_IMAGE if parts.image is None else NO_CAPTION for parts in samples.values() if None in parts)
+    whole = sorted(key for key, parts in samples.items() if None not in parts)
+    rows = np.array([(key, *samples[key]) for key in whole], dtype=_dtype(max(map(len, whole), default=1)))
+    return Index(rows, incomplete)
 
 
-def write_index(tar: Path, rows: Rows) -> None:
-    """Write `rows` beside `tar`, atomically, together with the tar's size."""
-    with replacing(index_path(tar)) as temporary, open(temporary, "wb") as file:
-        file.write(_HEADER.pack(_MAGIC, tar.stat().st_size, len(rows), rows.dtype["key"].itemsize))
-        file.write(rows.tobytes())
+def write_index(tar: Path, index: Index) -> None:
+    """Write `index` beside `tar`, atomically, together with the tar's size."""
+    rows, incomplete = index.rows, index.incomplete
+    header = _HEADER.pack(
+        _MAGIC,
+        tar.stat().st_size,
+        len(rows),
+        rows.dtype["key"].itemsize,
+        incomplete[NO_IMAGE],
+        incomplete[NO_CAPTION],
+        bytes.fromhex(index.sha256 or ""),
+    )
+    with replacing(index_path(tar)) as temporary:
+        temporary.write_bytes(header + rows.tobytes())
 
 
-def open_index(tar: Path) -> Rows | None:
+def open_index(tar: Path) -> Index | None:
     """The index of `tar`, mapped into memory; None if there is none, or one that was made from another tar."""
     path = index_path(tar)
     try:
         with open(path, "rb") as file:
-            magic, tar_bytes, samples, width = _HEADER.unpack(file.read(_HEADER.size))
+            magic, tar_bytes, samples, width, no_image, no_caption, sha256 = _HEADER.unpack(file.read(_HEADER.size))
         now, then = tar.stat(), path.stat()
     except (FileNotFoundError, struct.error):
         return None
     whole = then.st_size == _HEADER.size + samples * _dtype(width).itemsize
     if magic != _MAGIC or tar_bytes != now.st_size or now.st_mtime_ns > then.st_mtime_ns or not whole:
         return None
-    if samples == 0:
-        return np.empty(0, _dtype(width))
-    return np.memmap(path, dtype=_dtype(width), mode="r", offset=_HEADER.size, shape=(samples,))
+    dtype = _dtype(width)
+    rows = np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(samples,)) if samples else np.empty(0, dtype)
+    incomplete = +Counter({NO_IMAGE: no_image, NO_CAPTION: no_caption})
+    return Index(rows, incomplete, sha256.hex() if any(sha256) else None)
 
 
 def digest(tar: Path, rows: Rows) -> str:
@@ -139,7 +163,7 @@ def _members(tar: Path) -> Iterator[_Member]:
                 raise _broken(tar, f"the file at byte {start} is {length} bytes long, the shard only {size}")
             offset = start + -(-length // BLOCK) * BLOCK
             if kind in b"Lx":
-                name = _long_name(os.pread(file.fileno(), length, start), kind) or name
+                name = _long_name(os.pread(file.fileno(), length, start), kind, tar) or name
             elif kind in b"0\0":
                 yield _Member(name or _name(header), start, length)
             if kind not in b"LxgK":
@@ -174,12 +198,14 @@ def _name(header: bytes) -> bytes:
     return prefix + b"/" + name if posix and prefix else name
 
 
-def _long_name(data: bytes, kind: bytes) -> bytes | None:
+def _long_name(data: bytes, kind: bytes, tar: Path) -> bytes | None:
     """The name in a GNU long-name block, or the `path` record of a pax header if it has one."""
     if kind == b"L":
         return data.rstrip(b"\0")
     while data:
         length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not int(length):
+            raise _broken(tar, f"{data[:20]!r} is no record of a pax header")
         record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
         if record.startswith(b"path="):
             return record[5:]

@@ -107,8 +107,8 @@ def _index(tar: Path, expected_bytes: int) -> Rows:
         raise TCLError(f"{tar} is missing; download the pairs again: the other shards are kept.") from None
     if size != expected_bytes:
         raise TCLError(f"{tar} has {size} bytes, {expected_bytes} are expected; verify the shards.")
-    if (rows := open_index(tar)) is None:
-        rows = build_index(tar)
+    if (index := open_index(tar)) is None:
+        index = build_index(tar)
         with suppress(OSError):  # a data root that may only be read: the index then lives in memory
-            write_index(tar, rows)
-    return rows
+            write_index(tar, index)
+    return index.rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -11,6 +12,14 @@ from typing import NamedTuple
 
 from tcl.errors import TCLError
 from tcl.pairs.index import BLOCK, index_path
+
+_GENERAL = (
+    (re.compile(r"\n.*", re.DOTALL), ""),
+    (re.compile(r"OpenCV.*imdecode.*"), "Image decoding error"),
+    (re.compile(r"\d+ (bytes|more)"), r"N \1"),
+    (re.compile(r"(['\"]).*\1"), "'...'"),
+)
+"""From img2dataset's reasons to those that are counted: without what differs from image to image, sizes and names."""
 
 REASONS = 20
 """Reasons of failure that are kept apart; the rarer ones are added up."""
@@ -76,13 +85,15 @@ def top_failures(failures: Counter[str]) -> dict[str, int]:
 
 
 def check_samples(folder: Path, samples: dict[str, int], stats: dict[str, ShardStats]) -> None:
-    """Raise TCLError if a shard holds another number of samples than img2dataset says it wrote."""
-    for name, count in samples.items():
-        if count != stats[name].succeeded:
-            raise TCLError(
-                f"{folder / name} holds {count} samples, img2dataset counted {stats[name].succeeded}: it was not "
-                "written whole, perhaps for lack of space. Delete it and download again: the other shards are kept."
-            )
+    """Remove shards that hold another number of samples than img2dataset says it wrote, and raise TCLError then."""
+    wrong = [name for name, count in samples.items() if count != stats[name].succeeded]
+    for name in wrong:
+        drop_shard(folder / name)
+    if wrong:
+        raise TCLError(
+            f"{', '.join(wrong)} in {folder}: not written whole, perhaps for lack of space, and removed. "
+            "Run the download again: the other shards are kept."
+        )
 
 
 def _tar(path: Path) -> Path:
@@ -93,13 +104,21 @@ def _tar(path: Path) -> Path:
 def _parse(path: Path) -> ShardStats | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        failures = Counter({reason: count for reason, count in value["status_dict"].items() if reason != "success"})
-        stats = ShardStats(value["count"], value["successes"], failures)
+        failures: Counter[str] = Counter()
+        for reason, count in value["status_dict"].items():
+            failures[_general(reason)] += 0 if reason == "success" else count
+        stats = ShardStats(value["count"], value["successes"], +failures)
     except (ValueError, KeyError, FileNotFoundError):
         return None
-    if unexplained := stats.tried - stats.succeeded - failures.total():
-        failures["lost by img2dataset without a reason"] += unexplained
+    if unexplained := stats.tried - stats.succeeded - stats.failures.total():
+        stats.failures["lost by img2dataset without a reason"] += unexplained
     return stats
+
+
+def _general(reason: str) -> str:
+    for pattern, replacement in _GENERAL:
+        reason = pattern.sub(replacement, reason)
+    return reason
 
 
 def _ends_well(tar: Path) -> bool:

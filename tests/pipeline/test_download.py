@@ -1,176 +1,174 @@
-"""Downloads with the real img2dataset from a real web server on this machine."""
+"""Downloads with the real img2dataset from a real web server on this machine.
 
+img2dataset takes about ten seconds to start, so a test is a story of several downloads into one folder.
+"""
+
+import csv
 import fcntl
-import io
+import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from tcl.errors import TCLError
 from tcl.pairs.download import download
+from tcl.pairs.fetch import Workers
 from tcl.pairs.manifest import Manifest, read_manifest, verify
 from tcl.pairs.shards import PairReader
 from tcl.pairs.source import Source
+from tcl.pairs.tables import Columns
 from tcl.pairs.transforms import decode
+from tests.pipeline.web import FAULTS, FINE, Handler, jpeg, serving
 
 PAIRS = 60
-DEAD, BROKEN = (5, 17, 44), 23
+LOST = dict(zip((5, 17, 23, 27, 44, 45, 46, 47), FAULTS, strict=True))
+"""Faults by the number of the pair; those that take long are in the last shard."""
 
 
-def jpeg(number: int) -> bytes:
-    pixels = np.full((48, 64, 3), number * 4, dtype=np.uint8)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """/<number>.jpg is an image; some are missing, one is broken; /hang/ does not answer."""
-
-    delay = 0.0  # seconds before each answer
-    out_of_order = False  # whether every answer is an error
-    hits: ClassVar[Counter[str]] = Counter()
-
-    def do_GET(self) -> None:
-        self.hits[self.path] += 1
-        time.sleep(self.delay)
-        name = self.path.strip("/").removesuffix(".jpg")
-        if name.startswith("hang"):
-            time.sleep(60)
-        elif self.out_of_order or int(name) in DEAD:
-            self.send_error(500 if self.out_of_order else 404)
-        else:
-            data = b"<html>gone</html>" if int(name) == BROKEN else jpeg(int(name))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def fresh_server() -> None:
     Handler.hits.clear()
-    Handler.delay, Handler.out_of_order = 0.0, False
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    Handler.delay, Handler.hangs, Handler.out_of_order = 0.0, False, False
 
 
-def write_source(folder: Path, address: str, *, columns: tuple[str, str] = ("caption", "url")) -> Source:
-    """A source of 60 pairs in shards of 20, three of them dead and one broken."""
-    rows = [{"caption": f"picture\tnumber {i}", "url": f"{address}/{i}.jpg"} for i in range(PAIRS)]
-    path = folder / "list.tsv"
-    path.write_text("".join(f"{row['caption']}\t{row['url']}\n" for row in rows))
-    return Source("toy", path, columns=columns, samples_per_shard=20, timeout=5)
+def path_of(number: int) -> str:
+    return f"/{LOST.get(number) or FINE[number % len(FINE)]}/{number}.jpg"
 
 
-def run(source: Source, folder: Path) -> Manifest:
-    return download(source, folder=folder / "toy", manifest_path=folder / "toy.json", processes=1, threads=8)
+def caption_of(number: int) -> str:
+    return f"picture\tnumber {number}"
 
 
-def test_pairs_arrive_and_losses_are_counted(tmp_path: Path, address: str) -> None:
-    source = write_source(tmp_path, address)
-    with pytest.raises(TCLError, match=r"56 of 60 pairs were downloaded \(93\.3%\), at least 95\.0% are required"):
-        run(replace(source, min_success=0.95), tmp_path)
-    assert not (tmp_path / "toy.json").exists()
+@pytest.fixture(scope="module")
+def source(address: str, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """60 pairs in shards of 20, as CC3M's file has them, with a byte order mark and tabs in the captions."""
+    path = tmp_path_factory.mktemp("annotations") / "list.tsv"
+    lines = "".join(f"{caption_of(i)}\t{address}{path_of(i)}\n" for i in range(PAIRS))
+    path.write_text("\ufeff" + lines, encoding="utf-8")
+    return Source("toy", path, samples_per_shard=20, timeout=2)
 
-    manifest = run(replace(source, min_success=0.9), tmp_path)
+
+def run(source: Source, folder: Path, distributor: str = "local", threads: int = 8) -> Manifest:
+    workers = Workers(distributor, processes=1, threads=threads)
+    return download(
+        source, folder=folder / "toy", manifest_path=folder / "toy.json", workers=workers, restore="fetch toy"
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A finished download and its folder: nothing arrived at first, then too little, then enough."""
+    folder = tmp_path_factory.mktemp("whole")
+    Handler.out_of_order = True
+    with pytest.raises(TCLError, match="0 of 60 pairs were downloaded") as nothing:
+        run(source, folder)
+    assert "60 x HTTP Error 500: Internal Server Error" in str(nothing.value)
+
+    Handler.out_of_order = False
+    Handler.hits.clear()
+    with pytest.raises(TCLError, match=r"52 of 60 pairs were downloaded \(86\.7%\), at least 95\.0%") as little:
+        run(replace(source, min_success=0.95), folder)
+    assert "2 x Image decoding error" in str(little.value)
+    assert not (folder / "toy.json").exists()
+    return folder, run(replace(source, min_success=0.8), folder)
+
+
+def test_pairs_arrive_and_losses_are_counted(whole: tuple[Path, Manifest], source: Source) -> None:
+    folder, manifest = whole
     assert manifest.counts.listed == PAIRS
-    assert manifest.counts.succeeded == PAIRS - 4
-    assert manifest.counts.failures == {"HTTP Error 404: Not Found": 3, "Image decoding error": 1}
+    assert manifest.counts.succeeded == PAIRS - len(LOST)
+    assert manifest.counts.failures == Counter(FAULTS[fault] for fault in LOST.values())
+    assert manifest.annotations == {"pairs": PAIRS, "repeated_urls": 0, "repeated_pairs": 0}
     assert [(shard.name, shard.samples) for shard in manifest.shards] == [
         ("00000.tar", 18),
-        ("00001.tar", 19),
-        ("00002.tar", 19),
+        ("00001.tar", 18),
+        ("00002.tar", 16),
     ]
-    assert read_manifest(tmp_path / "toy.json") == manifest
-    verify(manifest, tmp_path / "toy", hashes=True)
-    assert set(Handler.hits.values()) == {1}
-    check_pairs(PairReader(tmp_path / "toy", manifest))
-    check_repair_of_a_truncated_shard(source, tmp_path, manifest)
-    check_other_pairs_are_refused(source, tmp_path)
+    assert read_manifest(folder / "toy.json") == manifest
+    verify(manifest, folder / "toy", hashes=True)
+    check_pairs(PairReader(folder / "toy", manifest))
+    check_other_pairs_are_refused(source, folder)
 
 
 def check_pairs(reader: PairReader) -> None:
-    expected = [i for i in range(PAIRS) if i not in (*DEAD, BROKEN)]
+    expected = [i for i in range(PAIRS) if i not in LOST]
     pairs = [reader.read(i) for i in range(len(reader))]
-    assert [pair.caption for pair in pairs] == [f"picture\tnumber {i}" for i in expected]
+    assert [pair.caption for pair in pairs] == [caption_of(i) for i in expected]
     for number, pair in zip(expected, pairs, strict=True):
         picture = decode(pair.image, key=pair.key)
         assert picture.size == (64, 48)
         assert abs(np.array(picture).mean() - number * 4) < 2
 
 
-def check_repair_of_a_truncated_shard(source: Source, folder: Path, manifest: Manifest) -> None:
-    """verify finds it, and the next download fetches that shard alone, to the same manifest."""
-    tar = folder / "toy" / "00001.tar"
-    with open(tar, "r+b") as file:
-        file.truncate(tar.stat().st_size // 2)
-    with pytest.raises(TCLError, match=r"00001\.tar: has \d+ bytes"):
-        verify(manifest, folder / "toy", hashes=False)
-    assert run(source, folder) == manifest
-    assert Handler.hits["/20.jpg"] == 2
-    assert Handler.hits["/0.jpg"] == Handler.hits["/40.jpg"] == 1
-
-
 def check_other_pairs_are_refused(source: Source, folder: Path) -> None:
     with pytest.raises(TCLError, match="3 shards of 'toy' from a download with other image_size"):
         run(replace(source, image_size=32), folder)
-    (folder / "toy" / "mirror-0.tar").write_bytes(b"")
-    with pytest.raises(TCLError, match=r"1 shards that no download of 'toy' made, mirror-0\.tar first"):
+    foreign = folder / "toy" / "mirror-0.tar"
+    foreign.write_bytes(b"")
+    with pytest.raises(TCLError, match=r"1 shards that no download of 'toy' made, mirror-0\.tar first.*data adopt toy"):
         run(source, folder)
+    foreign.unlink()
 
 
-def test_swapped_columns_download_nothing(tmp_path: Path, address: str) -> None:
-    source = write_source(tmp_path, address, columns=("url", "caption"))
-    with pytest.raises(TCLError, match=r"set this source's columns to \[caption, url\]"):
-        run(source, tmp_path)
-    assert not Handler.hits
-    assert not list((tmp_path / "toy").glob("*.tar"))
+def test_interrupted_and_resumed_to_the_same_manifest(
+    tmp_path: Path, source: Source, whole: tuple[Path, Manifest]
+) -> None:
+    """A hang ends; a killed download leaves nothing running; what is finished is kept, what is truncated repaired."""
+    check_a_hang_ends(replace(source, timeout=50, stall=25.0), tmp_path)
+    check_a_kill_leaves_nothing_running(source, tmp_path)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").glob("*_stats.json")}
+    assert len(finished) == 2
+    tar = tmp_path / "toy" / "00000.tar"
+    with open(tar, "r+b") as file:
+        file.truncate(tar.stat().st_size // 2)
+
+    Handler.delay = 0.0
+    before = Handler.hits.copy()
+    assert run(source, tmp_path) == whole[1]
+    again = Handler.hits - before
+    assert {int(path.split("/")[2].removesuffix(".jpg")) for path in again} == {*range(20), *range(40, PAIRS)}
+    assert run(source, tmp_path) == whole[1]
 
 
-def test_nothing_arriving_is_an_error_and_is_tried_again(tmp_path: Path, address: str) -> None:
-    source = write_source(tmp_path, address)
-    Handler.out_of_order = True
-    with pytest.raises(TCLError, match="0 of 60 pairs were downloaded") as error:
-        run(source, tmp_path)
-    assert "60 x HTTP Error 500: Internal Server Error" in str(error.value)
-    assert not (tmp_path / "toy.json").exists()
-
-    Handler.out_of_order = False
-    assert run(source, tmp_path).counts.succeeded == PAIRS - 4
-
-
-def test_a_hang_ends_and_leaves_nothing_running(tmp_path: Path, address: str) -> None:
-    source = replace(write_source(tmp_path, f"{address}/hang"), timeout=50, stall=20.0)
-    with pytest.raises(TCLError, match="nothing was written for 20 seconds"):
-        run(source, tmp_path)
+def check_a_hang_ends(source: Source, folder: Path) -> None:
+    Handler.hangs = True
+    with pytest.raises(TCLError, match="nothing was written for 25 seconds"):
+        run(source, folder)
     assert Handler.hits
-    assert not workers_of(tmp_path / "toy")
-    assert not list((tmp_path / "toy").glob("*.tar"))
+    assert not workers_of(folder / "toy")
+    assert not list((folder / "toy").glob("*.tar"))
+    Handler.hangs = False
+
+
+def check_a_kill_leaves_nothing_running(source: Source, folder: Path) -> None:
+    Handler.delay = 0.5
+    script = (
+        "import sys; from pathlib import Path; from tests.pipeline.test_download import run, Source; "
+        "run(Source('toy', Path(sys.argv[1]), samples_per_shard=20, timeout=2), Path(sys.argv[2]), threads=4)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(source.annotations), str(folder)])
+    wait_for(lambda: (folder / "toy" / "00002.tar").exists(), seconds=90)
+    assert len(workers_of(folder / "toy")) >= 3
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "toy.json").exists()
+    wait_for(lambda: not workers_of(folder / "toy"), seconds=5)
 
 
 def workers_of(folder: Path) -> list[int]:
@@ -186,32 +184,6 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
-def test_a_killed_download_leaves_nothing_running_and_is_continued(tmp_path: Path, address: str) -> None:
-    source = write_source(tmp_path, address)
-    Handler.delay = 1.0  # a shard of 20 takes 5 seconds with 4 connections
-    script = (
-        "from pathlib import Path; from tcl.pairs.download import download; from tcl.pairs.source import Source; "
-        f"download(Source('toy', Path({str(source.annotations)!r}), samples_per_shard=20, timeout=5), "
-        f"folder={str(tmp_path / 'toy')!r}, manifest_path={str(tmp_path / 'toy.json')!r}, processes=1, threads=4)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script])
-    wait_for(lambda: (tmp_path / "toy" / "00001.tar").exists(), seconds=90)
-    assert len(workers_of(tmp_path / "toy")) >= 3
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").glob("*_stats.json")}
-    assert finished
-    assert not (tmp_path / "toy.json").exists()
-    wait_for(lambda: not workers_of(tmp_path / "toy"), seconds=5)
-
-    Handler.delay = 0.0
-    manifest = run(source, tmp_path)
-    assert manifest.counts.succeeded == PAIRS - 4
-    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
-    assert Handler.hits["/0.jpg"] == 1
-    assert run(source, tmp_path) == manifest
-
-
 def wait_for(condition: Callable[[], object], *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -220,26 +192,60 @@ def wait_for(condition: Callable[[], object], *, seconds: float) -> None:
 
 
 def test_relative_addresses_are_served_from_a_folder(tmp_path: Path) -> None:
+    """A CSV file beside its images; shards of other pairs, which an earlier world left, make way."""
     site = tmp_path / "site"
     (site / "images").mkdir(parents=True)
     for number in range(12):
         (site / "images" / f"{number}.jpg").write_bytes(jpeg(number))
-    (site / "pairs.tsv").write_text("".join(f"number {i}\timages/{i}.jpg\n" for i in range(12)))
-    source = Source("world", site / "pairs.tsv", serve=site, samples_per_shard=6)
-    manifest = run(source, tmp_path)
-    assert manifest.counts.succeeded == 12
+    with open(site / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("id", "text", "link"), *((i, f"a, {i}", f"images/{i}.jpg") for i in range(12))])
+    work = tmp_path / "toy" / ".download"
+    work.mkdir(parents=True)
+    (work / "request.json").write_text(json.dumps({"annotations_sha256": "of an earlier world"}))
+    for number in range(3):
+        (tmp_path / "toy" / f"{number:05d}.tar").write_bytes(b"\0" * 1024)
 
-    (site / "pairs.tsv").write_text("".join(f"other {i}\timages/{i}.jpg\n" for i in range(6)))
-    changed = run(source, tmp_path)
-    assert [shard.samples for shard in changed.shards] == [6]
-    assert PairReader(tmp_path / "toy", changed).read(0).caption == "other 0"
+    source = Source(
+        "world", site / "pairs.csv", format="csv", columns=Columns("link", "text"), serve=site, samples_per_shard=6
+    )
+    manifest = run(source, tmp_path, distributor="ray")  # of no use to a loopback address, so it is not asked
+    assert [shard.samples for shard in manifest.shards] == [6, 6]
+    assert PairReader(tmp_path / "toy", manifest).read(0).caption == "a, 0"
 
 
-def test_one_download_at_a_time(tmp_path: Path, address: str) -> None:
+def test_swapped_columns_download_nothing(tmp_path: Path, source: Source) -> None:
+    with pytest.raises(TCLError, match=r"set this source's columns to \{url: 1, caption: 0\}"):
+        run(replace(source, columns=Columns(url=0, caption=1)), tmp_path)
+    assert not Handler.hits
+    assert not list((tmp_path / "toy").glob("*.tar"))
+
+
+def test_one_download_at_a_time(tmp_path: Path, source: Source) -> None:
     work = tmp_path / "toy" / ".download"
     work.mkdir(parents=True)
     with open(work / "download.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(TCLError, match="Another download is at work"):
-            run(write_source(tmp_path, address), tmp_path)
+            run(source, tmp_path)
     assert not Handler.hits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributor", ["pyspark", "ray"])
+def test_a_cluster_brings_the_same(
+    tmp_path: Path, source: Source, whole: tuple[Path, Manifest], distributor: str
+) -> None:
+    if importlib.util.find_spec(distributor) is None:
+        pytest.skip(f"{distributor} is an optional extra")
+    assert run(source, tmp_path, distributor) == whole[1]
+
+
+def test_distributors_that_are_not_there(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TCLError, match="is one of local, pyspark, ray, not 'slurm'"):
+        run(source, tmp_path, "slurm")
+    monkeypatch.setattr(sys, "path", [])  # neither package can be found then
+    for name in ("pyspark", "ray"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        with pytest.raises(TCLError, match=rf"needs the package {name}: pip install -e '\.\[{name}\]'"):
+            run(source, tmp_path, name)
+    assert not list(tmp_path.iterdir())

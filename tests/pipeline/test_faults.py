@@ -89,7 +89,7 @@ def test_outside_a_project(tmp_path: Path) -> None:
 @pytest.mark.parametrize("made", [(), ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")])
 def test_a_data_set_that_is_missing_or_empty(workspace: Path, made: tuple[str, ...]) -> None:
     shutil.copytree(Path(__file__).parents[2] / "conf", workspace / "conf", dirs_exist_ok=True)
-    run(workspace, *TCL, "config", "profile=paper")
+    run(workspace, *TCL, "config", "profile=paper", "datasets.voc.archives=null")
     for folder in made:
         (workspace / "data" / "VOCdevkit" / "VOC2012" / folder).mkdir(parents=True)
     message = refused(workspace, "stages.prepare", "voc")
@@ -103,7 +103,7 @@ def test_a_shard_truncated_after_the_download(workspace: Path) -> None:
 
 
 def test_swapped_columns(workspace: Path) -> None:
-    edit(workspace, "sources.world.columns", ["url", "caption"])
+    edit(workspace, "sources.world.columns", {"url": 0, "caption": 1})
     message = refused(workspace, "stages.download", "world")
     assert "the columns are the other way round" in message
     assert "Nothing was downloaded" in message

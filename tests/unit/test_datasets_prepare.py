@@ -3,86 +3,31 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tcl.datasets.benchmark import DATASETS, KEYS, Benchmark, load, of_dataset, raw_ids
+from tcl.datasets.benchmark import DATASETS, KEYS, load, of_dataset, raw_ids
 from tcl.datasets.labels import read_labels, write_labels
 from tcl.datasets.prepare import prepare
 from tcl.datasets.verify import verify
 from tcl.errors import TCLError
-
-SIZE = (6, 8)
-COCO = Path("coco_stuff164k/annotations/val2017")
-CITY = Path("cityscapes/gtFine/val/ulm")
-
-
-def random_labels(values: list[int], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).choice(np.array(values, dtype=np.uint8), SIZE)
-
-
-def add_image(path: Path, size: tuple[int, int] = SIZE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-
-
-def add_labels(path: Path, labels: np.ndarray, *, palette: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(labels)
-    if palette:
-        image.putpalette([7 * value % 256 for value in range(768)])
-    image.save(path)
-
-
-def add_split(root: Path, benchmark: Benchmark, names: list[str]) -> None:
-    path = root / (benchmark.split or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-
-
-def make_voc(root: Path, key: str = "voc") -> None:
-    benchmark = load(key)
-    for index, name in enumerate(("2007_1", "2007_2")):
-        add_image(root / benchmark.images / f"{name}.jpg")
-        labels = random_labels([*range(benchmark.stored_labels), 255], index)
-        add_labels(root / benchmark.labels / f"{name}.png", labels, palette=True)
-    add_split(root, benchmark, ["2007_1", "2007_2"])
-
-
-def make_context(root: Path) -> None:
-    make_voc(root, "context")
-
-
-def make_coco(root: Path) -> None:
-    for index, name in enumerate(("000000000139", "000000000285")):
-        add_image(root / "coco_stuff164k/images/val2017" / f"{name}.jpg")
-        add_labels(root / COCO / f"{name}.png", random_labels([*raw_ids("coco_stuff164k"), 255], index))
-
-
-def make_cityscapes(root: Path) -> None:
-    for index, name in enumerate(("ulm_0", "ulm_1")):
-        add_image(root / "cityscapes/leftImg8bit/val/ulm" / f"{name}_leftImg8bit.png")
-        add_labels(root / CITY / f"{name}_gtFine_labelIds.png", random_labels(list(range(34)), index))
-
-
-def make_ade20k(root: Path) -> None:
-    benchmark = load("ade20k")
-    for index, name in enumerate(("ADE_val_00000001", "ADE_val_00000002")):
-        add_image(root / benchmark.images / f"{name}.jpg")
-        add_labels(root / benchmark.labels / f"{name}.png", random_labels(list(range(151)), index))
-
-
-MAKE: dict[str, Callable[[Path], None]] = {
-    "voc": make_voc,
-    "context": make_context,
-    "coco_stuff164k": make_coco,
-    "cityscapes": make_cityscapes,
-    "ade20k": make_ade20k,
-}
+from tests.tiny_datasets import (
+    CITY,
+    COCO,
+    MAKE,
+    SIZE,
+    add_image,
+    add_labels,
+    add_split,
+    make_ade20k,
+    make_cityscapes,
+    make_coco,
+    make_voc,
+    random_labels,
+)
 
 
 def contents(root: Path) -> dict[str, tuple[str, int]]:

@@ -13,7 +13,8 @@ from webdataset import TarWriter
 
 from tcl.errors import TCLError
 from tcl.pairs.dataset import FALLBACKS, PairBatch, PairBatches
-from tcl.pairs.manifest import Counts, Manifest, scan
+from tcl.pairs.manifest import Counts, Manifest
+from tcl.pairs.scan import scan
 from tcl.pairs.shards import PairReader
 from tcl.pairs.transforms import decode, training_transform
 
@@ -108,7 +109,7 @@ def write_source(folder: Path, shards: dict[str, list[tuple[str, bytes, str]]]) 
         with TarWriter(str(folder / name)) as tar:
             for key, data, caption in pairs:
                 tar.write({"__key__": key, "png": data, "txt": caption})
-    return PairReader(folder, Manifest(folder.name, "0" * 64, Counts(0, 0, {}), scan(folder)))
+    return PairReader(folder, Manifest(folder.name, "0" * 64, Counts(0, 0, {}), scan(folder).shards))
 
 
 @pytest.fixture

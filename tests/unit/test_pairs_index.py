@@ -1,6 +1,8 @@
 """Shards, their index and their manifest, on tars that the tests write."""
 
 import io
+import json
+import os
 import pickle
 import tarfile
 from dataclasses import replace
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tcl.errors import TCLError
-from tcl.pairs.index import build_index, digest, index_path, open_index
-from tcl.pairs.manifest import Counts, Manifest, read_manifest, scan, verify, write_manifest
+from tcl.pairs.index import NO_CAPTION, NO_IMAGE, build_index, digest, index_path, open_index
+from tcl.pairs.manifest import Counts, Manifest, read_manifest, verify, write_manifest
+from tcl.pairs.scan import scan
 from tcl.pairs.shards import OPEN_SHARDS, PairReader
 
 
@@ -38,7 +41,7 @@ def samples(*numbers: int, suffix: str = "jpg") -> list[tuple[str, bytes]]:
 
 
 def manifest_of(folder: Path) -> Manifest:
-    shards = scan(folder)
+    shards = scan(folder).shards
     count = sum(shard.samples for shard in shards)
     return Manifest("toy", "0" * 64, Counts(count + 3, count, {"HTTP Error 404: Not Found": 2, "broken": 1}), shards)
 
@@ -67,23 +70,28 @@ def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None
     tar = write_tar(
         tmp_path / "x.tar", [(f"{key}.JPG", b"i"), (f"{key}.txt", b"t"), ("z.webp", b"i"), ("z.txt", b"")], tar_format
     )
-    rows = build_index(tar)
+    rows = build_index(tar).rows
     assert rows["key"].tolist() == [key.encode(), b"z"]
     data = tar.read_bytes()
     assert [data[start : start + length] for start, length in rows["caption"]] == [b"t", b""]
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([("a.jpg", b"i")], "has no caption"),
-        ([("a.txt", b"t")], "has no image"),
-        ([("a.jpg", b"i"), ("a.png", b"i"), ("a.txt", b"t")], "two files that could be its image"),
-    ],
-)
-def test_incomplete_samples_are_refused(tmp_path: Path, files: list[tuple[str, bytes]], message: str) -> None:
-    with pytest.raises(TCLError, match=message):
-        build_index(write_tar(tmp_path / "x.tar", files))
+def test_incomplete_samples_are_left_out_and_counted(tmp_path: Path) -> None:
+    files = [("a.jpg", b"i"), ("b.txt", b"t"), ("c.json", b"{}"), ("d.txt", b"t"), ("README", b""), *samples(1)]
+    tar = write_tar(tmp_path / "x.tar", files)
+    index = build_index(tar)
+    assert index.rows["key"].tolist() == [b"000000001"]
+    assert index.incomplete == {NO_CAPTION: 1, NO_IMAGE: 2}
+    assert scan(tmp_path).incomplete == index.incomplete
+    kept = open_index(tar)
+    assert kept is not None
+    assert kept.incomplete == index.incomplete
+
+
+def test_a_sample_with_two_images_is_refused(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", [("a.jpg", b"i"), ("a.png", b"i"), ("a.txt", b"t")])
+    with pytest.raises(TCLError, match="two files that could be its image"):
+        build_index(tar)
 
 
 def test_a_shard_cut_anywhere_is_refused_by_name(folder: Path) -> None:
@@ -98,12 +106,48 @@ def test_a_shard_cut_anywhere_is_refused_by_name(folder: Path) -> None:
         scan(folder)
 
 
+def test_a_damaged_pax_header_is_refused_by_name(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", [("c" * 300 + ".jpg", b"i")], tarfile.PAX_FORMAT)
+    data = tar.read_bytes()
+    for record in (b"X", b"0 "):
+        tar.write_bytes(data[:512] + record + data[512 + len(record) :])
+        with pytest.raises(TCLError, match=r"x\.tar is truncated or damaged.*no record of a pax header"):
+            build_index(tar)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
     first, second = write_tar(tmp_path / "a.tar", samples(0, 1, 2)), write_tar(tmp_path / "b.tar", samples(2, 0, 1))
     assert first.read_bytes() != second.read_bytes()
-    assert digest(first, build_index(first)) == digest(second, build_index(second))
+    assert digest_of(first) == digest_of(second)
     other = write_tar(tmp_path / "c.tar", samples(2, 0, 3))
-    assert digest(first, build_index(first)) != digest(other, build_index(other))
+    assert digest_of(first) != digest_of(other)
+
+
+def digest_of(tar: Path) -> str:
+    return digest(tar, build_index(tar).rows)
+
+
+def test_what_was_read_is_not_read_again(folder: Path) -> None:
+    """A scan takes the hash from the index; only a verification finds that samples have changed under it."""
+    before = scan(folder)
+    tar = folder / "00000.tar"
+    manifest, then = manifest_of(folder), tar.stat().st_mtime_ns
+    with open(tar, "r+b") as file:
+        file.seek(600)
+        file.write(b"X")
+    os.utime(tar, ns=(then, then))
+    assert scan(folder) == before
+    with pytest.raises(TCLError, match=r"00000\.tar: its samples have another hash"):
+        verify(manifest, folder, hashes=True)
+    tar.touch()
+    assert scan(folder) != before
+
+
+def test_every_damaged_shard_is_named_at_once(folder: Path) -> None:
+    for name in ("00000.tar", "00001.tar"):
+        (folder / name).write_bytes(b"no tar" * 200)
+    with pytest.raises(TCLError, match=r"(?s)00000\.tar is truncated or damaged.*00001\.tar is truncated or damaged"):
+        scan(folder)
 
 
 def test_a_stale_or_missing_index_is_made_again(folder: Path) -> None:
@@ -149,6 +193,7 @@ def test_a_manifest_survives_a_round_trip_and_is_deterministic(folder: Path, tmp
     assert read_manifest(tmp_path / "a.json") == manifest
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert manifest.samples == 5
+    assert json.loads((tmp_path / "a.json").read_text())["counts"]["success_ratio"] == 0.625
 
 
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path) -> None:
@@ -164,7 +209,7 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path: Path) -> None:
 def test_verify_names_every_bad_shard_at_once(tmp_path: Path) -> None:
     for number in range(5):
         write_tar(tmp_path / f"{number:05d}.tar", samples(*range(number * 10, number * 10 + 10)))
-    manifest = manifest_of(tmp_path)
+    manifest = replace(manifest_of(tmp_path), restore="fetch toy")
     verify(manifest, tmp_path, hashes=True)
     (tmp_path / "00000.tar").unlink()
     with open(tmp_path / "00001.tar", "r+b") as file:
@@ -173,14 +218,24 @@ def test_verify_names_every_bad_shard_at_once(tmp_path: Path) -> None:
         file.seek(600)
         file.write(b"X")
     write_tar(tmp_path / "mirror-7.tar", samples(1))
+    shards = [shard._replace(samples=9) if shard.name == "00004.tar" else shard for shard in manifest.shards]
+    manifest = replace(manifest, shards=tuple(shards))
     with pytest.raises(TCLError) as quick:
         verify(manifest, tmp_path, hashes=False)
-    assert [name in str(quick.value) for name in ("00000", "00001", "00002", "00003", "mirror-7")] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-    ]
+    lines = str(quick.value).splitlines()
+    assert lines[0].startswith("4 shards of 'toy'")
+    named = [line.split(":")[0].strip() for line in lines[1:-1]]
+    assert named == ["00000.tar", "00001.tar", "00004.tar", "mirror-7.tar"]
+    assert "00004.tar: has 10 samples, 9 are expected" in lines[3]
+    assert "run `fetch toy`" in lines[-1]
     with pytest.raises(TCLError, match=r"00002\.tar: its samples have another hash"):
         verify(manifest, tmp_path, hashes=True)
+
+
+def test_a_manifest_without_its_shards_says_how_to_get_them(folder: Path, tmp_path: Path) -> None:
+    manifest = replace(manifest_of(folder), restore="dvc repro --force --single-item download@toy")
+    write_manifest(tmp_path / "toy.json", manifest)
+    for tar in folder.glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(TCLError, match=r"00001\.tar: is missing\n.*run `dvc repro --force --single-item download@toy`"):
+        verify(read_manifest(tmp_path / "toy.json"), folder, hashes=False)
