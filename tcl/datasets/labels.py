@@ -86,7 +86,7 @@ def convert(item: Conversion) -> str | None:
 
     try:
         source = read_labels(item.source)
-        results: list[LabelMap] = [cv2.LUT(source, table) for table in item.tables]
+        results = [np.asarray(cv2.LUT(source, table), dtype=np.uint8) for table in item.tables]
         if any((result == _INVALID).any() for result in results):
             return f"{item.source}: holds invalid ids: {_invalid_ids(source, item.tables)}"
         for target, result in zip(item.targets, results, strict=True):
