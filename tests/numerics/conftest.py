@@ -32,6 +32,22 @@ SIZES = TCLSizes(
     ),
     frozen_blocks=2,
 )
+SMALL = ClipSizes(
+    embed_dim=24,
+    image_size=32,
+    patch_size=8,
+    vision_width=64,
+    vision_layers=3,
+    vision_heads=1,
+    context_length=12,
+    vocab_size=60,
+    text_width=128,
+    text_layers=1,
+    text_heads=2,
+)
+SMALL_TCL = TCLSizes(SMALL, frozen_blocks=2, decoder_levels=1)
+"""Sizes for tests that need no reference."""
+
 OUR_NAMES = {official_name(key, frozen_blocks=2): key for key in tcl_shapes(SIZES)}
 """Our names of the reference model's parameters, by their official ones."""
 
@@ -94,9 +110,20 @@ def reference() -> Any:
     return arrays
 
 
+@pytest.fixture
+def weights() -> dict[str, Tensor]:
+    """Random weights of the small model by their official names."""
+    return random_weights(SMALL_TCL)
+
+
+def model_of(weights: Mapping[str, Tensor]) -> TCLSegmenter:
+    """Our model with weights by their official names, float32, in eval mode."""
+    return from_checkpoint(translate(weights, source="test"), source="test")
+
+
 def reference_model() -> TCLSegmenter:
     """Our model with the reference's weights, float32, in eval mode."""
-    return from_checkpoint(translate(official_weights(), source="reference"), source="reference")
+    return model_of(official_weights())
 
 
 @pytest.fixture

@@ -4,35 +4,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 
-from tcl.inference.load import from_checkpoint
-from tcl.inference.masks import TCLSegmenter
 from tcl.inference.pamr import pamr
 from tcl.model import losses as L
 from tcl.model.build import TCLSizes
 from tcl.model.clip import ClipSizes, embed_patches, identity_attention_block
-from tcl.model.official import translate
 from tcl.model.ranks import Ranks
 
 from . import oracle
-from .conftest import random_weights
+from .conftest import SMALL, SMALL_TCL, model_of, random_weights
 
-SMALL = ClipSizes(
-    embed_dim=24,
-    image_size=32,
-    patch_size=8,
-    vision_width=64,
-    vision_layers=3,
-    vision_heads=1,
-    context_length=12,
-    vocab_size=60,
-    text_width=64,
-    text_layers=1,
-    text_heads=1,
-)
 SHAPES = {
-    "one copied block, one level": TCLSizes(SMALL, frozen_blocks=2, decoder_levels=1),
+    "one copied block, one level": SMALL_TCL,
     "two copied blocks, no decoder": TCLSizes(SMALL, frozen_blocks=1, decoder_levels=0),
     "no copied block, two levels": TCLSizes(SMALL, frozen_blocks=3, decoder_levels=2),
     "patch 7, three levels, two heads": TCLSizes(
@@ -43,15 +28,11 @@ SHAPES = {
 }
 
 
-def small_model(weights: dict[str, torch.Tensor]) -> TCLSegmenter:
-    return from_checkpoint(translate(weights, source="test"), source="test").double()
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_masks_of_any_architecture(shape: str) -> None:
     sizes = SHAPES[shape]
     weights = random_weights(sizes)
-    model = small_model(weights)
+    model = model_of(weights).double()
     assert (len(model.trunk), len(model.grounder.levels)) == (sizes.frozen_blocks, sizes.decoder_levels)
     tokens = [[50, 3, 9, 59, 0, 0, 0, 0, 0, 0, 0, 0], [50, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 59]]
     texts = torch.stack([oracle.unit(oracle.text_embedding(weights, text), 0) for text in tokens])
@@ -63,9 +44,8 @@ def test_masks_of_any_architecture(shape: str) -> None:
         assert_close(model.soft_masks(image[None], texts, False, 0.4)[0], expected, rtol=0, atol=1e-12)
 
 
-def test_identity_attention_is_attention_to_oneself_alone() -> None:
-    weights = random_weights(TCLSizes(SMALL, frozen_blocks=2))
-    visual = small_model(weights).clip.visual
+def test_identity_attention_is_attention_to_oneself_alone(weights: dict[str, Tensor]) -> None:
+    visual = model_of(weights).double().clip.visual
     tokens = embed_patches(visual, torch.randn(2, 3, 16, 24, dtype=torch.float64))
     name, myself = "clip_image_encoder.clip_visual.transformer.resblocks.2", torch.eye(7, dtype=torch.bool)
     expected = torch.stack([oracle.block(each, weights, name, seen=myself) for each in tokens])
@@ -106,9 +86,8 @@ def test_info_nce_over_images_and_texts(batch: int, log_scale: float, seed: int)
     assert float(found) == pytest.approx(oracle.info_nce(cosines.tolist(), log_scale), rel=1e-12, abs=1e-12)
 
 
-def test_loss_terms_of_a_batch() -> None:
-    weights = random_weights(SHAPES["one copied block, one level"])
-    model = small_model(weights)
+def test_loss_terms_of_a_batch(weights: dict[str, Tensor]) -> None:
+    model = model_of(weights).double()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(3, 3, 32, 32, generator=generator, dtype=torch.float64)
     tokens = [[50, 3, 9, 59, *[0] * 8], [50, 7, 59, *[0] * 9], [50, 1, 2, 3, 4, 59, *[0] * 6]]
@@ -143,7 +122,7 @@ def test_loss_terms_of_a_batch() -> None:
     assert float(losses["total"]) == pytest.approx(sum(float(losses[term]) for term in losses if term != "total"))
 
 
-def image_embedding(weights: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+def image_embedding(weights: dict[str, Tensor], image: Tensor) -> Tensor:
     """CLIP's embedding [D] of an image [3, H, W]: ordinary attention, the class token."""
     x, _ = oracle.patch_tokens(weights, image)
     everyone = torch.ones(len(x), len(x), dtype=torch.bool)
@@ -152,8 +131,8 @@ def image_embedding(weights: dict[str, torch.Tensor], image: torch.Tensor) -> to
     return oracle.project(x[0], weights, "clip_image_encoder.clip_proj")
 
 
-def test_one_pair_has_finite_losses_and_gradients() -> None:
-    model = small_model(random_weights(SHAPES["one copied block, one level"])).train_decoder_only(False)
+def test_one_pair_has_finite_losses_and_gradients(weights: dict[str, Tensor]) -> None:
+    model = model_of(weights).double().train_decoder_only(False)
     losses = model.losses(
         torch.randn(1, 3, 32, 32).double(), torch.tensor([[50, 3, 59, *[0] * 9]]), torch.rand(1, 8, 8)
     )

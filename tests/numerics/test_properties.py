@@ -9,35 +9,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.testing import assert_close
 
-from tcl.inference.load import from_checkpoint
 from tcl.inference.masks import TCLSegmenter
 from tcl.model.build import TCLSizes
-from tcl.model.clip import ClipSizes
-from tcl.model.official import translate
 
-from .conftest import random_weights
+from .conftest import SMALL, model_of, random_weights
 
-PATCH = 8
+PATCH, WIDTH = SMALL.patch_size, SMALL.embed_dim
 ROUNDING = 1e-5
 
 
 @cache
 def model() -> TCLSegmenter:
-    clip = ClipSizes(
-        embed_dim=16,
-        image_size=32,
-        patch_size=PATCH,
-        vision_width=64,
-        vision_layers=2,
-        vision_heads=1,
-        context_length=8,
-        vocab_size=40,
-        text_width=64,
-        text_layers=1,
-        text_heads=1,
-    )
-    weights = random_weights(TCLSizes(clip, frozen_blocks=1, decoder_levels=2))
-    return from_checkpoint(translate(weights, source="test"), source="test")
+    return model_of(random_weights(TCLSizes(SMALL, frozen_blocks=2, decoder_levels=2)))
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -55,7 +38,7 @@ refined, shares = st.booleans(), st.sampled_from((0.0, 0.3, 1.0))
 def test_masks_are_shares_of_the_images_size(
     seed: int, size: tuple[int, int], batch: int, words: int, pamr: bool, kp_w: float
 ) -> None:
-    masks = model().soft_masks(3 * draw(seed, batch, 3, *size), draw(seed + 1, words, 16), pamr, kp_w)
+    masks = model().soft_masks(3 * draw(seed, batch, 3, *size), draw(seed + 1, words, WIDTH), pamr, kp_w)
     assert masks.shape == (batch, words, *size)
     assert torch.isfinite(masks).all()
     assert masks.min() >= -ROUNDING
@@ -65,7 +48,7 @@ def test_masks_are_shares_of_the_images_size(
 @options
 @given(seeds, sides, refined, shares)
 def test_padding_moves_no_mask(seed: int, size: tuple[int, int], pamr: bool, kp_w: float) -> None:
-    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 3, 16)
+    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 3, WIDTH)
     rows, columns = (-side % PATCH for side in size)
     top, left = rows // 2, columns // 2
     whole = model().soft_masks(pad(image, (left, columns - left, top, rows - top)), words, pamr, kp_w)
@@ -78,7 +61,7 @@ def test_padding_moves_no_mask(seed: int, size: tuple[int, int], pamr: bool, kp_
 def test_the_order_of_words_is_the_order_of_masks(
     seed: int, size: tuple[int, int], order: list[int], pamr: bool, kp_w: float
 ) -> None:
-    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 4, 16)
+    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 4, WIDTH)
     masks = model().soft_masks(image, words, pamr, kp_w)
     assert_close(model().soft_masks(image, words[order], pamr, kp_w), masks[:, order], rtol=0, atol=ROUNDING)
     alone = model().soft_masks(image, words[:1], pamr, kp_w)
@@ -90,7 +73,7 @@ def test_the_order_of_words_is_the_order_of_masks(
 def test_a_batch_is_its_images_one_by_one(
     seed: int, size: tuple[int, int], batch: int, pamr: bool, kp_w: float
 ) -> None:
-    images, words = draw(seed, batch, 3, *size), draw(seed + 1, 2, 16)
+    images, words = draw(seed, batch, 3, *size), draw(seed + 1, 2, WIDTH)
     one_by_one = torch.cat([model().soft_masks(image[None], words, pamr, kp_w) for image in images])
     assert_close(model().soft_masks(images, words, pamr, kp_w), one_by_one, rtol=0, atol=ROUNDING)
 
@@ -98,5 +81,5 @@ def test_a_batch_is_its_images_one_by_one(
 @options
 @given(seeds, sides, shares)
 def test_only_the_direction_of_embeddings_counts(seed: int, size: tuple[int, int], kp_w: float) -> None:
-    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 2, 16)
+    image, words = draw(seed, 1, 3, *size), draw(seed + 1, 2, WIDTH)
     assert_close(model().soft_masks(image, 7 * words, True, kp_w), model().soft_masks(image, words, True, kp_w))
