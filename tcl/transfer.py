@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ ATTEMPTS = 4
 
 _TIMEOUT = 60.0
 _BLOCK = 1 << 20
+_BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 _FINAL = {400, 401, 403, 404, 405, 410, 451}  # answers that another try does not change
 
 
@@ -38,7 +40,7 @@ def fetch(url: str, path: str | Path, *, expected: str | None = None) -> None:
         _lock(file, path)
         try:
             _insist(url, file, part)
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        except _BROKEN as error:
             if not part.stat().st_size:
                 _discard(part)
             advice = f"Fetch {url} on a machine that can, and put it at {path}; or run again to carry on."
@@ -76,7 +78,7 @@ def _insist(url: str, file: BinaryIO, part: Path) -> None:
         try:
             _carry_on(url, file, part)
             return
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        except _BROKEN as error:
             in_vain = 0 if file.seek(0, os.SEEK_END) > before else in_vain + 1
             if in_vain == ATTEMPTS or _is_final(error):
                 raise

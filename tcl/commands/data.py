@@ -77,7 +77,7 @@ def adopt_shards(name: str, folder: Path | None) -> None:
     _check_name(name, load_config())
     if folder is not None and not folder.is_dir():
         raise TCLError(f"{folder}: there is no such folder.")
-    restore = f"tcl data adopt {name}" + (f" {folder.absolute()}" if folder else "")
+    restore = f"tcl data adopt {name} [FOLDER]"  # the same manifest wherever the shards came from
     manifest = adopt(name, folder=data_root() / name, origin=folder, restore=restore)
     print(f"{name}: {len(manifest.shards):,} shards, {manifest.samples:,} pairs adopted. They stand for a download")
     print(f"until {data_root() / name / 'adopted.json'} is deleted. Next: dvc repro download@{name}")

@@ -59,7 +59,10 @@ def download_workers() -> DownloadWorkers:
 
 def archive_mirror() -> str | None:
     """Address of a folder that holds the data sets' archives, asked before their publishers: TCL_MIRROR, or none."""
-    return os.environ.get("TCL_MIRROR") or None
+    mirror = os.environ.get("TCL_MIRROR") or None
+    if mirror and not mirror.startswith(("http://", "https://", "file://")):
+        raise TCLError(f"TCL_MIRROR must begin with http://, https:// or file://, not {mirror!r}.")
+    return mirror
 
 
 def _positive(variable: str, default: int) -> int:

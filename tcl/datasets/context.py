@@ -30,10 +30,18 @@ class Annotated(NamedTuple):
     segments: tuple[tuple[int, int], ...]
 
 
+class Listed(NamedTuple):
+    """One image of the annotation file: its id, file name and phase."""
+
+    id: Any
+    name: str
+    phase: str
+
+
 class Annotations(NamedTuple):
     """What the annotation file says, its segments by image as pairs of first byte and length."""
 
-    images: list[dict[str, Any]]
+    images: list[Listed]
     segments: dict[Any, array[int]]
 
 
@@ -55,13 +63,13 @@ def convert(root: Path, *, workers: int) -> None:
             return  # the verification names the label maps that are missing
         raise TCLError(f"PASCAL Context: {source} is missing. {_ADVICE}")
     annotations = _read(source)
-    pending = [image for image in annotations.images if not _labels_of(folder, image["file_name"]).exists()]
+    pending = [image for image in annotations.images if not _labels_of(folder, image.name).exists()]
     items = (_annotated(source, image, annotations.segments) for image in pending)
     title = "PASCAL Context masks"
     refuse(each(draw, items, total=len(pending), workers=workers, title=title), title=title, advice=_ADVICE)
     for phase in _PHASES:
         if not _list_of(folder, phase).exists():
-            names = [Path(image["file_name"]).stem for image in annotations.images if image["phase"] == phase]
+            names = [Path(image.name).stem for image in annotations.images if image.phase == phase]
             write_text(_list_of(folder, phase), "".join(f"{name}\n" for name in names))
 
 
@@ -107,11 +115,11 @@ def _read(source: Path) -> Annotations:
     try:
         for element in elements(source):
             missing.discard(element.key)
-            if element.key == "images" and element.value["phase"] in _PHASES:  # the third phase, test, is not used
-                wanted = ("image_id", "file_name", "phase")
-                found.images.append({key: element.value[key] for key in wanted})
+            value = element.value
+            if element.key == "images" and value["phase"] in _PHASES:  # the third phase, test, is not used
+                found.images.append(Listed(value["image_id"], Path(value["file_name"]).name, value["phase"]))
             elif element.key == "annos_segmentation":
-                places = found.segments.setdefault(element.value["image_id"], array("q"))
+                places = found.segments.setdefault(value["image_id"], array("q"))
                 places.extend((element.start, element.length))
     except (KeyError, TypeError, ValueError) as error:
         raise TCLError(f"{source}: not in the format of PASCAL Context ({error!r}). {_ADVICE}") from error
@@ -122,10 +130,10 @@ def _read(source: Path) -> Annotations:
     return found
 
 
-def _annotated(source: Path, image: dict[str, Any], segments: dict[Any, array[int]]) -> Annotated:
-    folder, name, places = source.parent, image["file_name"], segments.get(image["image_id"], ())
+def _annotated(source: Path, image: Listed, segments: dict[Any, array[int]]) -> Annotated:
+    folder, places = source.parent, segments.get(image.id, ())
     extents = tuple(zip(places[::2], places[1::2], strict=True))
-    return Annotated(folder / "JPEGImages" / name, _labels_of(folder, name), source, extents)
+    return Annotated(folder / "JPEGImages" / image.name, _labels_of(folder, image.name), source, extents)
 
 
 def _labels_of(folder: Path, file_name: str) -> Path:

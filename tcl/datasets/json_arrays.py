@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+_ENDS = tuple(",:]} \t\n\r")
 _CHUNK = 1 << 20
 
 
@@ -90,7 +91,7 @@ class _Text:
                 if not self._more():
                     raise
                 continue
-            if end < len(self.text) or not self._more():  # a number may go on in the next piece
+            if self.text[end : end + 1] in _ENDS or not self._more():  # a number may go on in the next piece
                 start, self.at = self.at, end
                 return value, self.start + start, end - start
 

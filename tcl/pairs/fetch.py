@@ -47,7 +47,7 @@ class Workers(NamedTuple):
 
     distributor: str = "local"
     processes: int = 2
-    threads: int = 32
+    threads: int = 64
 
 
 def check_workers(workers: Workers) -> None:

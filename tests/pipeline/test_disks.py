@@ -1,5 +1,6 @@
 """A data root that is full, and one that may only be read: real file systems, in a name space of their own."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 from tests.pipeline.web import serving
 from tests.tiny_datasets import write_archive
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
 
 def run_on_disk(disk: Path, code: str, *arguments: object, size: str = "1m", before: str = "true") -> str:
     """What `code` prints on standard error with a small file system at `disk`; `before`: a shell command on it."""
@@ -19,7 +22,9 @@ def run_on_disk(disk: Path, code: str, *arguments: object, size: str = "1m", bef
     if subprocess.run(["unshare", "-rm", "sh", "-c", mounted], capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here, not even in a name space")
     script = f"set -e; {mounted}; cd {shlex.quote(str(disk))}; {before}; cd - >/dev/null; exec {command}"
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
     assert "Traceback" not in ended.stderr
     return ended.stderr
 

@@ -162,7 +162,8 @@ def check_a_kill_leaves_nothing_running(source: Source, folder: Path) -> None:
         "import sys; from pathlib import Path; from tests.pipeline.test_download import run, Source; "
         "run(Source('toy', Path(sys.argv[1]), samples_per_shard=20, timeout=2), Path(sys.argv[2]), threads=4)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(source.annotations), str(folder)])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", script, str(source.annotations), str(folder)], env=environment)
     wait_for(lambda: (folder / "toy" / "00002.tar").exists(), seconds=90)
     assert len(workers_of(folder / "toy")) >= 3
     process.send_signal(signal.SIGKILL)

@@ -100,7 +100,16 @@ def test_without_annotations_or_label_maps(tmp_path: Path) -> None:
         prepare("context", tmp_path, complete=False)
 
 
-@pytest.mark.parametrize("broken", [[], {"images": []}, {"annos_segmentation": [], "images": [{"phase": "val"}]}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [],
+        {"images": []},
+        {"annos_segmentation": [], "images": [{"phase": "val"}]},
+        {"annos_segmentation": [], "images": [{"phase": "val", "image_id": 1, "file_name": 7}]},
+        {"annos_segmentation": [{"image_id": []}], "images": []},
+    ],
+)
 def test_file_in_another_format(tmp_path: Path, broken: Any) -> None:
     make(tmp_path)
     write(tmp_path, broken)
