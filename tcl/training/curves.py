@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from tcl.files import write_text
-from tcl.training.loop import Row
+from tcl.training.state import Row
 
 
 def write_curves(path: Path, rows: list[Row]) -> None:
