@@ -147,7 +147,11 @@ class Objective(Section):
 
 
 class Train(Section):
-    """Training of TCL. Steps 0..last_step are run; the first decoder_only_steps leave the copied block as it is."""
+    """Training of TCL. Steps 0..last_step are run; the first decoder_only_steps leave the copied block as it is.
+
+    checkpoint_every: steps between two saved states, of which the newest serve to resume. keep_every: steps between two
+    sets of learned weights that are kept for good, to be scored on the monitors.
+    """
 
     seed: Count
     global_batch: Positive
@@ -164,6 +168,7 @@ class Train(Section):
     augmentation: Literal["flip", "deit"]
     precision: Literal["float32", "bfloat16", "float16"]
     checkpoint_every: Positive
+    keep_every: Positive
     log_every: Positive
 
     @model_validator(mode="after")

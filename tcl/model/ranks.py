@@ -19,8 +19,8 @@ from torch import Tensor
 from tcl.errors import TCLError
 
 CPU = torch.device("cpu")
-TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before the job ends with an error."""
+TIMEOUT = 600.0
+"""Seconds that a rank waits for the others before it fails."""
 
 
 @contextmanager
@@ -127,10 +127,10 @@ def current_ranks(device: torch.device) -> Ranks:
 
 
 @contextmanager
-def joined_ranks(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
+def joined_ranks(timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """Join the processes that torchrun started (NCCL on GPUs, gloo elsewhere); one process alone without torchrun.
 
-    timeout: how long a rank waits for the others before it fails. Raises TCLError if there are fewer GPUs than ranks.
+    timeout: seconds that a rank waits for the others before it fails. Raises TCLError if there are not enough GPUs.
     """
     if "LOCAL_RANK" in os.environ:  # torchrun's workers live in sessions of their own
         die_with_parent(signal.SIGKILL)

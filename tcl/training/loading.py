@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,11 +30,11 @@ class _Told(Dataset[Any]):
 
 
 def batches_from(
-    batches: Dataset[Any], steps: range, *, workers: int, timeout: float, waited: Callable[[float], None]
+    batches: Dataset[Any], steps: range, *, workers: int, waited: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
     """Step and batch for each of `steps`; `waited` is told the seconds that each was waited for.
 
-    Raises TCLError if a batch cannot be made, a worker dies, or a batch takes longer than `timeout` seconds.
+    Raises TCLError if a batch cannot be made or a worker dies.
     """
     loader = DataLoader(
         _Told(batches),
@@ -41,18 +42,22 @@ def batches_from(
         sampler=steps,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        timeout=timeout if workers else 0,
         worker_init_fn=_begin_worker,
     )
     loaded = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler would raise the news of a dead worker anywhere, be it while a checkpoint is written; without
+        # it the next batch brings them.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for step in steps:
         began = time.monotonic()
         try:
             batch = next(loaded)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise TCLError(
-                f"step {step}: its data did not arrive ({str(error).splitlines()[0]}). If memory ran out, set "
-                "TCL_WORKERS to fewer; run again to go on from the last checkpoint."
+                f"step {step}: its data did not arrive ({reason}). If a loading process was ended for lack of memory, "
+                "set TCL_WORKERS to fewer; run again to go on from the last checkpoint."
             ) from error
         if isinstance(batch, TCLError):
             raise batch

@@ -23,6 +23,7 @@ from tcl.training.resume import ResumeDirectory
 from tcl.training.snapshots import Snapshots
 from tcl.training.state import Row, Task, Training
 from tcl.training.stop import StopRequest, stop_requests
+from tcl.training.watchdog import watchdog
 
 BAD_STEPS = 10
 """Steps in a row whose loss or gradient is not finite, after which training ends."""
@@ -60,7 +61,8 @@ def fit(
 
     batches: map-style, indexed by step; each item is this rank's share of that step's global batch. Gradients are the
     mean over ranks, clipped once by their global norm. A step whose loss or gradient is not finite changes nothing.
-    timeout: seconds that a batch may take to load. on_log gets each row with the speed beside it; rows hold no times.
+    timeout: seconds that a step may take, after which the process is ended where it hangs. on_log gets each row with
+    the speed beside it; rows hold no times.
 
     SIGTERM, SIGUSR1 and Ctrl-C, on any rank, end the training after the step, with its state saved. Raises TCLError
     then, after `BAD_STEPS` steps in a row that are not finite, and when data or another rank are lost.
@@ -76,11 +78,12 @@ def fit(
         peak=matrix_peak(ranks.device, training.precision.dtype),
     )
     bar = progress(title=title, unit="step", total=plan.last_step + 1, done=training.next_step, shown=ranks.first)
-    with stop_requests() as request, bar:
-        for number, batch in batches_from(batches, steps, workers=workers, timeout=timeout, waited=meter.waited):
+    with stop_requests() as request, watchdog(timeout, title) as dog, bar:
+        for number, batch in batches_from(batches, steps, workers=workers, waited=meter.waited):
             task.begin(number)
             step = _step(training, batch, number, request)
             meter.count(number)
+            dog.report()
             bar.update()
             if not step.finite:
                 _note_bad_step(training, step, batch["keys"], resume)
@@ -108,7 +111,7 @@ def _step(training: Training, batch: dict[str, Any], number: int, request: StopR
     terms = task.backward(batch, number, training.precision)
     gradients = [p.grad for p in task.parameters.values() if p.grad is not None]
     flags = torch.tensor([float(request.signal is not None), float(batch["unreadable"])], device=ranks.device)
-    told = torch.cat([torch.stack([term.detach().float() for term in terms.values()]), flags]).to(gradients[0].dtype)
+    told = torch.stack([value.detach().to(gradients[0]) for value in (*terms.values(), *flags)])
     ranks.average([*gradients, told])
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(task.parameters.values(), plan.clip_norm)
@@ -142,7 +145,7 @@ def _note_bad_step(training: Training, step: Step, keys: list[str], resume: Resu
 
 
 def _log(training: Training, step: Step, meter: Meter, bar: Any, on_log: Callable[[Row], None]) -> None:
-    temperatures = {name: float(value) for name, value in training.task.temperatures().items()}
+    temperatures = {name: float(value.detach()) for name, value in training.task.temperatures().items()}
     rate = training.optimizer.param_groups[0]["lr"]
     row = {"step": step.number, "lr": rate, "grad_norm": step.grad_norm, **step.terms, **temperatures}
     training.rows.append({**row, "skipped": training.skipped})

@@ -32,7 +32,7 @@ def prepare(model: TCL, machine: Machine) -> TCL:
     """Lay a model out for training on this machine; its weights and their names stay what they are."""
     visual = model.clip.visual
     if machine.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if machine.recompute:
         model.grounder.recompute = True
         visual.set_grad_checkpointing(True)

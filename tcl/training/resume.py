@@ -21,10 +21,13 @@ from typing import Any
 import torch
 
 from tcl.errors import TCLError
-from tcl.files import replacing, write_json
+from tcl.files import replacing, write_json, write_text
 
 KEPT = 2
 """Checkpoints that are kept; the older one serves if the newer is damaged."""
+
+
+RUN_ID = "run-id"
 
 
 def fingerprint(subject: dict[str, Any]) -> str:
@@ -84,6 +87,17 @@ class ResumeDirectory:
         if self.checkpoints:
             raise TCLError(f"{self.path}: none of the saved states can be read. Delete the directory to start again.")
         return None
+
+    @property
+    def run_id(self) -> str | None:
+        """The tracking run that `remember_run` was told of, to go on with."""
+        file = self.path / RUN_ID
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def remember_run(self, run_id: str | None) -> None:
+        """Keep the id of the tracking run of this training, once there is one."""
+        if run_id and run_id != self.run_id:
+            write_text(self.path / RUN_ID, run_id)
 
     def discard(self) -> None:
         """Remove the state of a training that has finished."""

@@ -24,12 +24,12 @@ class Snapshots:
         return step == last_step or (step > 0 and step % self.every == 0)
 
     def save(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Write the weights after `step`, atomically."""
-        from safetensors.torch import save_file
+        """Write the weights after `step`, atomically. Raises OSError if the disk does not take them."""
+        from safetensors.torch import save
 
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
         with replacing(self.folder / f"step-{step:08d}.safetensors") as temporary:
-            save_file(tensors, temporary)
+            temporary.write_bytes(save(tensors))  # save_file would hide why it could not write
 
     def publish(self, folder: Path) -> None:
         """Copy all to `folder`, in place of what is there."""
