@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from tcl.commands.boundary import boundary
+from tcl.commands.machine import machine
 from tcl.commands.tracking import tracked
-from tcl.commands.workspace import data_root, machine, runs_root
+from tcl.commands.workspace import data_root, runs_root
 from tcl.config import load_config
 from tcl.files import sha256
 from tcl.model.build import build_tcl
