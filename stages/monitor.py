@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from tcl.commands.boundary import boundary
-from tcl.commands.results import write_curve
 from tcl.commands.workspace import data_root
 from tcl.config import load_config
 from tcl.datasets import benchmark as benchmarks
+from tcl.files import write_csv
 from tcl.inference.evaluate import evaluate
 from tcl.inference.load import from_checkpoint
 from tcl.inference.settings import InferenceSettings
@@ -22,9 +22,7 @@ def main(variant: str, ranks: Ranks) -> None:
     clip = load_clip(Path("weights/clip.safetensors"))
     rows = []
     for step, path in snapshots(Path(f"snapshots/{variant}")).items():
-        checkpoint = read_snapshot(
-            path, clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels
-        )
+        checkpoint = read_snapshot(path, clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels)
         model = from_checkpoint(checkpoint, source=str(path)).to(ranks.device)
         scores = {}
         for key, monitor in config.monitors.items():
@@ -40,7 +38,7 @@ def main(variant: str, ranks: Ranks) -> None:
             scores[key] = outcome.result["mIoU"]
         rows.append({"step": step, **scores})
     if ranks.first:
-        write_curve(Path(f"curves/monitors/{variant}.csv"), rows)
+        write_csv(Path(f"curves/monitors/{variant}.csv"), rows)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from tcl.commands.machine import machine
 from tcl.commands.tracking import tracked
 from tcl.commands.workspace import data_root, runs_root
 from tcl.config import load_config
-from tcl.files import sha256
+from tcl.files import sha256, write_csv
 from tcl.model.build import build_tcl
 from tcl.model.checkpoint import load_clip, save_tcl
 from tcl.model.clip import ClipSizes
 from tcl.model.ranks import Ranks, joined_ranks
 from tcl.model.tcl import Objective
-from tcl.training.curves import write_curves
 from tcl.training.data import open_pairs, training_batches
 from tcl.training.loop import fit
 from tcl.training.machine import prepare
@@ -56,7 +55,7 @@ def main(variant: str, ranks: Ranks) -> None:
         global_batch=plan.global_batch,
         steps=plan.last_step + 1,
         ranks=ranks,
-        mask_stride=model.mask_stride,
+        mask_grid=model.mask_grid(torch.empty(0, 3, sizes.clip.image_size, sizes.clip.image_size)),
     )
     task = TCLTask(
         model,
@@ -90,7 +89,7 @@ def main(variant: str, ranks: Ranks) -> None:
         )
         if ranks.first:
             snapshots.publish(Path(f"snapshots/{variant}"))
-            write_curves(Path(f"curves/{variant}.csv"), rows)
+            write_csv(Path(f"curves/{variant}.csv"), rows)
             weights = Path(f"weights/{variant}.safetensors")
             save_tcl(weights, model, inference=config.inference.model_dump())
             run.weights(weights)

@@ -265,6 +265,7 @@ class Config(Section):
     checkpoints: dict[str, Official]
     evaluations: dict[str, Evaluation]
     benchmarks: dict[str, Benchmark]
+    monitors: dict[str, Benchmark]
     inference: Inference
     evaluate: Evaluate
     baselines: Baselines
@@ -289,9 +290,10 @@ class Config(Section):
                 problems.append(f"evaluations.{name}.benchmark: {evaluation.benchmark!r} is not among the benchmarks")
             elif benchmark.dataset != evaluation.dataset:
                 problems.append(f"evaluations.{name}.dataset: must be {benchmark.dataset!r}")
-        for name, benchmark in self.benchmarks.items():
-            if benchmark.dataset not in self.datasets:
-                problems.append(f"benchmarks.{name}.dataset: {benchmark.dataset!r} is not among the data sets")
+        for group, members in (("benchmarks", self.benchmarks), ("monitors", self.monitors)):
+            for name, benchmark in members.items():
+                if benchmark.dataset not in self.datasets:
+                    problems.append(f"{group}.{name}.dataset: {benchmark.dataset!r} is not among the data sets")
         return problems
 
 

@@ -55,7 +55,8 @@ def decoder(sizes: TCLSizes) -> float:
 def copied_blocks(sizes: TCLSizes) -> float:
     """Forward of the grounder's copied blocks; in the last one each token attends to itself alone."""
     width, tokens = sizes.clip.vision_width, 1 + (sizes.clip.image_size // sizes.clip.patch_size) ** 2
-    return blocks(sizes.clip.vision_layers - sizes.frozen_blocks - 1, width, tokens) + 20 * width**2 * tokens
+    copied = sizes.clip.vision_layers - sizes.frozen_blocks
+    return blocks(copied - 1, width, tokens) + 20 * width**2 * tokens if copied else 0.0
 
 
 def tcl_step(sizes: TCLSizes, *, global_batch: int, decoder_only: bool) -> PairFlops:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tcl.errors import TCLError
+from tcl.processes import die_with_parent
 
 CPU = torch.device("cpu")
 TIMEOUT = 600.0
@@ -156,10 +155,3 @@ def _device(local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
-
-
-def die_with_parent(how: signal.Signals) -> None:
-    """Ask Linux to send this process a signal when its parent dies."""
-    if sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, how)

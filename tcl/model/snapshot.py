@@ -10,8 +10,9 @@ from torch import Tensor
 from tcl.errors import TCLError
 from tcl.files import replacing
 from tcl.model.build import TCLSizes
-from tcl.model.checkpoint import Checkpoint
+from tcl.model.checkpoint import Checkpoint, check_weights
 from tcl.model.clip import Clip, clip_sizes
+from tcl.model.shapes import tcl_shapes
 
 
 def save_snapshot(folder: Path, step: int, weights: Mapping[str, Tensor]) -> None:
@@ -32,7 +33,7 @@ def snapshots(folder: Path) -> dict[int, Path]:
 
 
 def read_snapshot(path: Path, clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Checkpoint:
-    """The whole TCL of a snapshot and the CLIP that it was trained on. Raises TCLError if the file is damaged."""
+    """The whole TCL of a snapshot and the CLIP that it was trained on; raises TCLError if they do not make one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -42,4 +43,6 @@ def read_snapshot(path: Path, clip: Clip, *, frozen_blocks: int, decoder_levels:
         raise TCLError(f"{path}: not a readable safetensors file, or a truncated one ({error}).") from error
     frozen = {f"clip.{name}": weight for name, weight in clip.state_dict().items()}
     sizes = TCLSizes(clip_sizes(clip), frozen_blocks=frozen_blocks, decoder_levels=decoder_levels)
-    return Checkpoint(sizes, {**frozen, **learned})
+    weights = {**frozen, **learned}
+    check_weights(weights, tcl_shapes(sizes), str(path))
+    return Checkpoint(sizes, weights)

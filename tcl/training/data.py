@@ -65,11 +65,11 @@ def training_batches(
     global_batch: int,
     steps: int,
     ranks: Ranks,
-    mask_stride: int | None = None,
+    mask_grid: tuple[int, int] | None = None,
 ) -> TrainingBatches:
     """This rank's share of every step's global batch, augmented, normalised and tokenised.
 
-    mask_stride: side of a mask cell in pixels; with it come the draws for the masks.
+    mask_grid: with it come the draws for the masks.
     """
     batches = PairBatches(
         readers,
@@ -80,5 +80,4 @@ def training_batches(
         rank=ranks.rank,
         ranks=ranks.size,
     )
-    grid = (image_size // mask_stride, image_size // mask_stride) if mask_stride else None
-    return TrainingBatches(batches, context_length, grid)
+    return TrainingBatches(batches, context_length, mask_grid)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tcl.errors import TCLError
-from tcl.model.ranks import die_with_parent
+from tcl.processes import die_with_parent
 from tcl.training.stop import leave_to_parent
 
 

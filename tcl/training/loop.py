@@ -64,8 +64,8 @@ def fit(
     timeout: seconds that a step may take, after which the process is ended where it hangs. on_log gets each row with
     the speed beside it; rows hold no times.
 
-    SIGTERM, SIGUSR1 and Ctrl-C, on any rank, end the training after the step, with its state saved. Raises TCLError
-    then, after `BAD_STEPS` steps in a row that are not finite, and when data or another rank are lost.
+    SIGTERM, SIGUSR1, SIGHUP or Ctrl-C on any rank end the training after the step, with its state saved. Raises
+    TCLError then, after `BAD_STEPS` steps in a row that are not finite, and when data or another rank are lost.
     """
     training = Training(task, plan, ranks, Precision(precision, ranks.device), adamw(task.parameters.values(), plan))
     training.begin(resume, title)
@@ -89,8 +89,8 @@ def fit(
                 _note_bad_step(training, step, batch["keys"], resume)
             elif number % plan.log_every == 0 or number == plan.last_step:
                 _log(training, step, meter, bar, on_log)
-            if snapshots and ranks.first and snapshots.due(number, plan.last_step):
-                snapshots.save(task.parameters, number)
+            if snapshots and ranks.first:
+                snapshots.keep(task.parameters, number, plan.last_step)
             stopping = step.stop and number != plan.last_step
             if stopping or (number + 1) % plan.checkpoint_every == 0 or number == plan.last_step:
                 saved = training.save(resume, title)

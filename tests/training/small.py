@@ -99,7 +99,7 @@ class Small:
             global_batch=self.plan.global_batch,
             steps=self.plan.last_step + 1,
             ranks=ranks,
-            mask_stride=4,
+            mask_grid=(8, 8),
         )
         if not self.double:
             return batches
