@@ -1,11 +1,14 @@
 """python -m stages.launch STAGE ARGUMENTS: run a stage on every GPU of this machine, or on processes of its CPU.
 
-TCL_PROCESSES overrides their number. On several machines start the stage itself with torchrun on each.
+TCL_PROCESSES overrides their number. On several machines TCL_TORCHRUN holds torchrun's options for them, and the same
+command runs on each: by hand, or through the command in TCL_ON_NODES, which runs another one once on every machine.
+docs/training.md shows both.
 """
 
 import logging
 import os
 import runpy
+import shlex
 import signal
 import sys
 
@@ -13,7 +16,7 @@ from tcl.commands.boundary import boundary, stopped
 from tcl.config import load_config
 from tcl.errors import TCLError
 
-CPU_PROCESSES = {"train": 2, "clip": 2, "evaluate": 1, "baselines": 1}
+CPU_PROCESSES = {"train": 2, "clip": 2, "monitor": 1, "evaluate": 1, "baselines": 1}
 
 
 def process_count(stage: str) -> int:
@@ -30,15 +33,36 @@ def process_count(stage: str) -> int:
 def main() -> None:
     """Run the stage in this process if it is to be alone, else under torchrun."""
     stage, *arguments = sys.argv[1:]
+    _end_with_dvc()
+    if on_nodes := os.environ.pop("TCL_ON_NODES", None):
+        command = [*shlex.split(on_nodes), sys.executable, "-m", "stages.launch", *sys.argv[1:]]
+        os.execvp(command[0], command)
     with boundary(" ".join(sys.argv[1:])):
         load_config()  # said once here, not by every rank
         count = process_count(stage)
-    if count == 1:
+    nodes = shlex.split(os.environ.get("TCL_TORCHRUN", ""))
+    if count == 1 and not nodes:
         sys.argv = [stage, *arguments]
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=False)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
-    launch(stage, ["--standalone", f"--nproc-per-node={count}", "-m", f"stages.{stage}", *arguments])
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(_passed_on()))
+    place = nodes or ["--standalone"]
+    launch(stage, [*place, f"--nproc-per-node={count}", "-m", f"stages.{stage}", *arguments])
+
+
+def _passed_on() -> list[str]:
+    """The signals that torchrun hands to its ranks; under nohup SIGHUP stays ignored."""
+    names = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGHUP"]
+    return [name for name in names if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
+
+
+def _end_with_dvc() -> None:
+    """A DVC that is killed leaves its stage behind, which would then hold files that the next one needs."""
+    if "DVC_STAGE" in os.environ:
+        from tcl.processes import die_with_parent
+
+        die_with_parent(signal.SIGTERM)
 
 
 def launch(stage: str, arguments: list[str]) -> None:

@@ -6,19 +6,22 @@ from pathlib import Path
 import torch
 
 from tcl.commands.boundary import boundary
+from tcl.commands.machine import machine
 from tcl.commands.tracking import tracked
-from tcl.commands.workspace import data_root, runs_root, worker_count
+from tcl.commands.workspace import data_root, runs_root
 from tcl.config import load_config
-from tcl.files import sha256
+from tcl.files import sha256, write_csv
 from tcl.model.build import build_tcl
 from tcl.model.checkpoint import load_clip, save_tcl
 from tcl.model.clip import ClipSizes
 from tcl.model.ranks import Ranks, joined_ranks
 from tcl.model.tcl import Objective
-from tcl.training.curves import write_curves
 from tcl.training.data import open_pairs, training_batches
 from tcl.training.loop import fit
+from tcl.training.machine import prepare
 from tcl.training.resume import resume_directory
+from tcl.training.snapshots import Snapshots
+from tcl.training.state import Row
 from tcl.training.tasks import TCLTask
 
 CLIP = Path("weights/clip.safetensors")
@@ -27,10 +30,10 @@ MANIFESTS = Path("manifests/pairs")
 
 def main(variant: str, ranks: Ranks) -> None:
     config = load_config()
-    plan, sizes = config.train, config.model
+    plan, sizes, here = config.train, config.model, machine()
     readers = open_pairs(config.sources, shards=data_root(), manifests=MANIFESTS)
     subject = {
-        "train": plan.model_dump(),
+        "train": plan.model_dump(exclude={"checkpoint_every"}),
         "model": sizes.model_dump(),
         "clip": sha256(CLIP),
         "pairs": {name: sha256(MANIFESTS / f"{name}.json") for name in config.sources},
@@ -42,6 +45,7 @@ def main(variant: str, ranks: Ranks) -> None:
         decoder_levels=sizes.decoder_levels,
         objective=Objective(**plan.objective.model_dump()),
     ).to(ranks.device)
+    prepare(model, here)
     batches = training_batches(
         readers,
         augmentation=plan.augmentation,
@@ -51,12 +55,25 @@ def main(variant: str, ranks: Ranks) -> None:
         global_batch=plan.global_batch,
         steps=plan.last_step + 1,
         ranks=ranks,
+        mask_grid=model.mask_grid(torch.empty(0, 3, sizes.clip.image_size, sizes.clip.image_size)),
     )
-    task = TCLTask(model, seed=plan.seed, decoder_only_steps=plan.decoder_only_steps, ranks=ranks)
+    task = TCLTask(
+        model,
+        decoder_only_steps=plan.decoder_only_steps,
+        global_batch=plan.global_batch,
+        ranks=ranks,
+        micro_batch=here.micro_batch,
+    )
     with (
         resume_directory(runs_root(), f"train-{variant}", subject, first=ranks.first) as resume,
-        tracked(f"train@{variant}", subject, enabled=ranks.first) as run,
+        tracked(f"train@{variant}", subject, enabled=ranks.first, run_id=resume.run_id) as run,
     ):
+
+        def log(row: Row) -> None:
+            run.log(row)
+            resume.remember_run(run.id)
+
+        snapshots = Snapshots(resume.path / "snapshots", every=plan.keep_every)
         rows = fit(
             task,
             batches,
@@ -64,12 +81,15 @@ def main(variant: str, ranks: Ranks) -> None:
             ranks=ranks,
             resume=resume,
             precision=plan.precision,
-            workers=worker_count(ranks.size),
+            workers=here.workers,
+            timeout=here.timeout,
             title=f"train {variant}",
-            on_log=run.log,
+            snapshots=snapshots,
+            on_log=log,
         )
         if ranks.first:
-            write_curves(Path(f"curves/{variant}.csv"), rows)
+            snapshots.publish(Path(f"snapshots/{variant}"))
+            write_csv(Path(f"curves/{variant}.csv"), rows)
             weights = Path(f"weights/{variant}.safetensors")
             save_tcl(weights, model, inference=config.inference.model_dump())
             run.weights(weights)
@@ -77,5 +97,5 @@ def main(variant: str, ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
-    with boundary(f"train {sys.argv[1]}"), joined_ranks() as ranks:
+    with boundary(f"train {sys.argv[1]}"), joined_ranks(machine().timeout) as ranks:
         main(sys.argv[1], ranks)

@@ -160,7 +160,11 @@ class Objective(Section):
 
 
 class Train(Section):
-    """Training of TCL. Steps 0..last_step are run; the first decoder_only_steps leave the copied block as it is."""
+    """Training of TCL. Steps 0..last_step are run; the first decoder_only_steps leave the copied block as it is.
+
+    checkpoint_every: steps between two saved states, of which the newest serve to resume. keep_every: steps between two
+    sets of learned weights that are kept for good, to be scored on the monitors.
+    """
 
     seed: Count
     global_batch: Positive
@@ -177,6 +181,7 @@ class Train(Section):
     augmentation: Literal["flip", "deit"]
     precision: Literal["float32", "bfloat16", "float16"]
     checkpoint_every: Positive
+    keep_every: Positive
     log_every: Positive
 
     @model_validator(mode="after")
@@ -273,6 +278,7 @@ class Config(Section):
     checkpoints: dict[str, Official]
     evaluations: dict[str, Evaluation]
     benchmarks: dict[str, Benchmark]
+    monitors: dict[str, Benchmark]
     inference: Inference
     evaluate: Evaluate
     baselines: Baselines
@@ -297,9 +303,10 @@ class Config(Section):
                 problems.append(f"evaluations.{name}.benchmark: {evaluation.benchmark!r} is not among the benchmarks")
             elif benchmark.dataset != evaluation.dataset:
                 problems.append(f"evaluations.{name}.dataset: must be {benchmark.dataset!r}")
-        for name, benchmark in self.benchmarks.items():
-            if benchmark.dataset not in self.datasets:
-                problems.append(f"benchmarks.{name}.dataset: {benchmark.dataset!r} is not among the data sets")
+        for group, members in (("benchmarks", self.benchmarks), ("monitors", self.monitors)):
+            for name, benchmark in members.items():
+                if benchmark.dataset not in self.datasets:
+                    problems.append(f"{group}.{name}.dataset: {benchmark.dataset!r} is not among the data sets")
         return problems
 
 

@@ -38,14 +38,14 @@ def runs_root() -> Path:
 
 def worker_count(ranks: int = 1) -> int:
     """Worker processes to use beside each rank: TCL_WORKERS, or the cores that the ranks leave, at most 8 each."""
-    if "TCL_WORKERS" in os.environ:
-        return max(int(os.environ["TCL_WORKERS"]), 0)
-    return min((os.cpu_count() or 1) // ranks - 1, 8)
+    chosen = whole_number("TCL_WORKERS", lowest=0)
+    spare = (os.cpu_count() or 1) // ranks - 1
+    return min(max(spare, 0), 8) if chosen is None else chosen
 
 
 def local_processes() -> int:
     """Processes of a stage that works on files: TCL_PROCESSES, or one a core."""
-    return _positive("TCL_PROCESSES", os.cpu_count() or 1)
+    return whole_number("TCL_PROCESSES") or os.cpu_count() or 1
 
 
 def download_workers() -> DownloadWorkers:
@@ -53,7 +53,7 @@ def download_workers() -> DownloadWorkers:
     return DownloadWorkers(
         distributor=os.environ.get("TCL_DISTRIBUTOR") or "local",
         processes=local_processes(),
-        threads=_positive("TCL_CONNECTIONS", 64),
+        threads=whole_number("TCL_CONNECTIONS") or 64,
     )
 
 
@@ -65,8 +65,11 @@ def archive_mirror() -> str | None:
     return mirror
 
 
-def _positive(variable: str, default: int) -> int:
-    value = os.environ.get(variable) or str(default)
-    if not value.isdecimal() or int(value) < 1:
-        raise TCLError(f"{variable} must be a whole number from 1, not {value!r}.")
+def whole_number(variable: str, *, lowest: int = 1) -> int | None:
+    """The number in an environment variable, None if it is not set; raises TCLError if it is not one."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < lowest:
+        raise TCLError(f"{variable} must be a whole number from {lowest} upwards, got {value!r}.")
     return int(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tcl.model.clip import run_dense_blocks
 
@@ -62,7 +63,10 @@ class Grounder(nn.Module):
 
     blocks: the copied blocks; the last one runs with identity attention, any before it as usual.
     levels: each doubles the grid. norm, projection: copies of CLIP's `ln_post` and `proj`.
+    recompute: in the backward pass, make the levels' activations again instead of keeping them.
     """
+
+    recompute = False
 
     def __init__(
         self, blocks: nn.ModuleList, *, levels: nn.ModuleList, norm: nn.LayerNorm, projection: nn.Parameter
@@ -78,6 +82,6 @@ class Grounder(nn.Module):
         tokens = run_dense_blocks(self.blocks, tokens)
         features = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         for level in self.levels:
-            features = level(features)
+            features = checkpoint(level, features, use_reentrant=False) if self.recompute else level(features)
         embeddings = self.norm(features.permute(0, 2, 3, 1)) @ self.projection
         return embeddings.permute(0, 3, 1, 2)

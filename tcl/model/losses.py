@@ -31,6 +31,11 @@ def similarity(features: Tensor, texts: Tensor) -> Tensor:
     return products / features.norm(dim=1, keepdim=True).clamp(min=EPS)
 
 
+def cosines_of_pairs(features: Tensor, texts: Tensor) -> Tensor:
+    """Cosine S_ii at every mask cell of the pairs (V_i, t_i): [B, h, w]; features V [B, D, h, w], texts [B, D]."""
+    return torch.einsum("bdhw,bd->bhw", features, texts) / features.norm(dim=1).clamp(min=EPS)
+
+
 def info_nce(
     logits: Tensor, positives: slice, *, log_scale: Tensor, gather: Gather, text_logits: Tensor | None = None
 ) -> Tensor:
@@ -59,18 +64,17 @@ def grounded_embeddings(masks: Tensor, features: Tensor) -> Tensor:
 
 def grounded_logits(grounded: Tensor, texts: Tensor) -> Tensor:
     """<f_ij, t_j> of every pair: [B, N]; grounded: [B, N, D] and texts [N, D], both of length 1."""
-    return torch.einsum("bnd,nd->bn", grounded, texts)
+    return (grounded * texts).sum(dim=-1)
 
 
-def upstream_text_logits(grounded: Tensor, texts: Tensor, positives: slice) -> Tensor:
+def upstream_text_logits(grounded: Tensor, texts: Tensor) -> Tensor:
     """What the official code compares texts with on several GPUs, for reproducing it: [B, N].
 
-    There a text of another GPU meets this GPU's image i pooled by the mask of *this* GPU's text at the same place in
-    the batch, not by its own. With one group it is `grounded_logits`.
+    grounded: [B, B, D], this rank's images and texts. A text of another GPU meets image i pooled by the mask of *this*
+    GPU's text at the same place in the batch, not by its own. With one group it is `grounded_logits`.
     """
-    own = grounded[:, positives]
-    groups = texts.unflatten(0, (-1, own.shape[1]))
-    return torch.einsum("bkd,wkd->bwk", own, groups).flatten(1)
+    groups = texts.unflatten(0, (-1, grounded.shape[1]))
+    return torch.einsum("bkd,wkd->bwk", grounded, groups).flatten(1)
 
 
 def area(areas: Tensor, prior: float, *, group: int) -> Tensor:
@@ -83,8 +87,9 @@ def area(areas: Tensor, prior: float, *, group: int) -> Tensor:
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal neighbours plus that of vertical ones, for x [..., h, w]."""
-    return F.l1_loss(x[..., 1:], x[..., :-1]) + F.l1_loss(x[..., 1:, :], x[..., :-1, :])
+    """Mean absolute difference of horizontal neighbours plus that of vertical ones: [..., h, w] -> [...]."""
+    across = (x[..., 1:] - x[..., :-1]).abs_().mean(dim=(-2, -1))
+    return across + (x[..., 1:, :] - x[..., :-1, :]).abs_().mean(dim=(-2, -1))
 
 
 def straight_through_mask(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0) -> Tensor:

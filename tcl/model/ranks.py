@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +14,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tcl.errors import TCLError
+from tcl.processes import die_with_parent
+
 CPU = torch.device("cpu")
-TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before the job ends with an error."""
+TIMEOUT = 600.0
+"""Seconds that a rank waits for the others before it fails."""
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Turn what torch raises when another rank is lost into a TCLError."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TCLError(
+            f"Another process of this job does not answer: it has ended or hangs ({reason}). Its own message, if there "
+            "is one, says why. Run again to go on from the last checkpoint."
+        ) from error
 
 
 class _Gather(torch.autograd.Function):
@@ -28,13 +42,15 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, local: Tensor, rank: int, size: int) -> Tensor:
         ctx.rank, ctx.length = rank, len(local)
         parts = [torch.empty_like(local) for _ in range(size)]
-        dist.all_gather(parts, local.contiguous())
+        with _answered():
+            dist.all_gather(parts, local.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         total = gradients[0].clone()
-        dist.all_reduce(total)
+        with _answered():
+            dist.all_reduce(total)
         return total[ctx.rank * ctx.length : (ctx.rank + 1) * ctx.length], None, None
 
 
@@ -64,7 +80,8 @@ class Ranks:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
+        with _answered():
+            dist.all_reduce(flat)
         flat /= self.size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
@@ -74,13 +91,31 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with _answered():
+            dist.all_gather_object(values, value)
         return values
+
+    def share(self, value: Any) -> Any:
+        """The first rank's picklable value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        with _answered():
+            dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Give tensors the first rank's values, in place."""
+        if self.size > 1:
+            with _answered():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            with _answered():
+                dist.barrier()
 
 
 def current_ranks(device: torch.device) -> Ranks:
@@ -91,29 +126,32 @@ def current_ranks(device: torch.device) -> Ranks:
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo elsewhere); one process alone without torchrun."""
-    _die_with_parent()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+def joined_ranks(timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Join the processes that torchrun started (NCCL on GPUs, gloo elsewhere); one process alone without torchrun.
+
+    timeout: seconds that a rank waits for the others before it fails. Raises TCLError if there are not enough GPUs.
+    """
+    if "LOCAL_RANK" in os.environ:  # torchrun's workers live in sessions of their own
+        die_with_parent(signal.SIGKILL)
+    device = _device(int(os.environ.get("LOCAL_RANK", 0)))
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield Ranks(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    try:
-        yield Ranks(dist.get_rank(), size, device)
-        # Gloo's threads drop the tensors of the last collective late, for which they need Python: without a moment's
-        # wait some processes would end in std::terminate while Python shuts down.
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    yield Ranks(dist.get_rank(), size, device)
+    # Not after an error, when others may not answer. Gloo's threads drop the tensors of the last collective late, for
+    # which they need Python: without a moment's wait some processes would end in std::terminate while it shuts down.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this rank when its launcher dies: torchrun's workers live in sessions of their own."""
-    if sys.platform == "linux" and "LOCAL_RANK" in os.environ:
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return CPU
+    if local_rank >= torch.cuda.device_count():
+        raise TCLError(
+            f"TCL_PROCESSES: there must not be more processes than GPUs; this machine has {torch.cuda.device_count()}."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

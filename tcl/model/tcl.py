@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl.model import losses as L
+from tcl.model.all_pairs import EAGER, Kernels, summarise
 from tcl.model.clip import Block, Clip, embed_patches, encode_text, patch_grid, run_blocks, run_dense_blocks
 from tcl.model.grounder import Grounder
 from tcl.model.ranks import Ranks, current_ranks
@@ -29,12 +32,29 @@ class Objective:
     negative_area_prior: float = 0.0
 
 
+class Summary(NamedTuple):
+    """What the losses couple, one row an image: rows of several parts of a batch may be put together.
+
+    image_logits: <v_i, t_j> [B, N]; logits: <f_ij, t_j> [B, N]; text_logits: what texts are compared by, the same
+    unless `as_upstream`; areas: of all masks [B, N]; tv_mask, tv_image: total variations [B].
+    """
+
+    image_logits: Tensor
+    logits: Tensor
+    text_logits: Tensor
+    areas: Tensor
+    tv_mask: Tensor
+    tv_image: Tensor
+
+
 class TCL(nn.Module):
     """The trainable model.
 
     clip: an open_clip CLIP, frozen. grounder: blocks `freeze`.. of its image tower copied, decoder, projection.
     mask_scale, mask_bias: initial w and b of the soft mask sigmoid(w*S + b).
     """
+
+    kernels: Kernels = EAGER
 
     def __init__(
         self,
@@ -114,40 +134,62 @@ class TCL(nn.Module):
         batch; `as_upstream` takes them per rank, and texts against images, as the official code does on several GPUs.
         """
         ranks = ranks or current_ranks(images.device)
-        texts = ranks.gather(L.normalise(self.text_features(tokens)))
+        texts = self.batch_texts(tokens, ranks)
         own = ranks.positions(len(images))
+        summary = self.summary(images, self.frozen_tokens(images), texts, noise, positives=own, as_upstream=as_upstream)
+        return self.terms(summary, ranks=ranks, as_upstream=as_upstream)
 
-        features = self.features(images)
-        logits = self.mask_logits(features, texts)
-        masks = torch.sigmoid(logits)
-        positive_logits = logits[:, own].diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+    def batch_texts(self, tokens: Tensor, ranks: Ranks) -> Tensor:
+        """Embeddings of all ranks' captions [N, D], of length 1; tokens: this rank's, [B, context]."""
+        return ranks.gather(L.normalise(self.text_features(tokens)))
 
-        draws = torch.rand_like(positive_logits) if noise is None else _positive_draws(noise, own)
-        hard = L.straight_through_mask(positive_logits, draws)
+    def summary(
+        self,
+        images: Tensor,
+        frozen_tokens: Tensor,
+        texts: Tensor,
+        noise: Tensor | None = None,
+        *,
+        positives: slice,
+        as_upstream: bool = False,
+    ) -> Summary:
+        """What the losses need of these images, whichever others are in the batch.
+
+        frozen_tokens: the images' own, from `frozen_tokens`; texts: from `batch_texts`; positives: which of the texts
+        are the images' captions, in their order; noise, as_upstream: as in `losses`.
+        """
+        features = self.grounder(frozen_tokens, patch_grid(self.clip.visual, images))
+        scale, bias = self.mask_scale, self.mask_bias
+        pairs = summarise(features, texts, scale=scale, bias=bias, positives=positives, kernels=self.kernels)
+        draws = torch.rand_like(pairs.cosines) if noise is None else _positive_draws(noise, positives)
+        hard = L.straight_through_mask(scale * pairs.cosines + bias, draws)
         masked = images * F.interpolate(hard[:, None], size=images.shape[-2:], mode="nearest")
-        image_logits = L.normalise(self.clip.encode_image(masked)) @ texts.T
+        embeddings = L.normalise(self.clip.encode_image(masked))
+        text_logits = pairs.logits
+        if as_upstream:
+            grounded = L.grounded_embeddings(torch.sigmoid(self.mask_logits(features, texts[positives])), features)
+            text_logits = L.upstream_text_logits(grounded, texts)
+        with torch.autocast(images.device.type, enabled=False):  # logits are scaled by up to 100
+            image_logits = embeddings.to(texts.dtype) @ texts.T
+        return Summary(image_logits, pairs.logits, text_logits, pairs.areas, pairs.tv_mask, pairs.tv_image)
 
-        areas = masks.mean(dim=(2, 3))
-        positive_area = areas[:, own].diagonal()
-        negative_area = (areas.sum(dim=1) - positive_area) / max(len(texts) - 1, 1)
-        group = len(images) if as_upstream else len(texts)
-        grounded = L.grounded_embeddings(masks, features)
-
+    def terms(self, summary: Summary, *, ranks: Ranks, as_upstream: bool = False) -> dict[str, Tensor]:
+        """The loss terms as in `losses`, from the summary of this rank's whole batch."""
+        own = ranks.positions(len(summary.areas))
+        texts = summary.areas.shape[1]
+        positive_area = summary.areas[:, own].diagonal()
+        negative_area = (summary.areas.sum(dim=1) - positive_area) / max(texts - 1, 1)
+        group = len(positive_area) if as_upstream else texts
+        contrast = partial(L.info_nce, positives=own, gather=ranks.gather)
         weights = self.objective
         terms = {
-            "tcli": weights.tcl * L.info_nce(image_logits, own, log_scale=self.tcli_log_scale, gather=ranks.gather),
+            "tcli": weights.tcl * contrast(summary.image_logits, log_scale=self.tcli_log_scale),
             "tclf": weights.tcl
-            * L.info_nce(
-                L.grounded_logits(grounded, texts),
-                own,
-                log_scale=self.tclf_log_scale,
-                gather=ranks.gather,
-                text_logits=L.upstream_text_logits(grounded, texts, own) if as_upstream else None,
-            ),
+            * contrast(summary.logits, log_scale=self.tclf_log_scale, text_logits=summary.text_logits),
             "area_pos": weights.area * L.area(ranks.gather(positive_area), weights.area_prior, group=group),
             "area_neg": weights.area * L.area(ranks.gather(negative_area), weights.negative_area_prior, group=group),
-            "tv_image": weights.tv_image * L.total_variation(features),
-            "tv_mask": weights.tv_mask * L.total_variation(masks),
+            "tv_image": weights.tv_image * summary.tv_image.mean(),
+            "tv_mask": weights.tv_mask * summary.tv_mask.mean(),
         }
         return {**terms, "total": torch.stack([terms[name] for name in TERMS]).sum()}
 

@@ -14,6 +14,7 @@ from tcl.pairs.dataset import PairBatches
 from tcl.pairs.manifest import read_manifest, verify
 from tcl.pairs.shards import PairReader
 from tcl.pairs.transforms import training_transform
+from tcl.training.draws import uniform
 
 # ImageNet's statistics of pixel values in [0, 1], RGB; TCL uses them instead of CLIP's.
 MEAN = (0.485, 0.456, 0.406)
@@ -33,18 +34,25 @@ def open_pairs(names: Iterable[str], *, shards: Path, manifests: Path) -> list[P
     return readers
 
 
-class TokenizedBatches(Dataset[dict[str, Any]]):
-    """Pair batches with `tokens` [b, context_length] int64 beside the captions; item `step` as in `PairBatches`."""
+class TrainingBatches(Dataset[dict[str, Any]]):
+    """Pair batches with all that a step needs besides; item `step` as in `PairBatches`.
 
-    def __init__(self, batches: PairBatches, context_length: int) -> None:
-        self.batches, self.context_length = batches, context_length
+    tokens: [b, context_length] int64. noise: uniform draws [b, *grid] for the Gumbel masks, if a mask grid is given.
+    """
+
+    def __init__(self, batches: PairBatches, context_length: int, grid: tuple[int, int] | None) -> None:
+        self.batches, self.context_length, self.grid = batches, context_length, grid
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         batch = self.batches[step]
-        return {**batch, "tokens": tokenize(batch["captions"], self.context_length)}
+        item = {**batch, "tokens": tokenize(batch["captions"], self.context_length)}
+        if self.grid is not None:
+            first = self.batches.rank * self.batches.local_batch
+            item["noise"] = uniform(self.batches.seed, step, range(first, first + self.batches.local_batch), self.grid)
+        return item
 
 
 def training_batches(
@@ -57,8 +65,12 @@ def training_batches(
     global_batch: int,
     steps: int,
     ranks: Ranks,
-) -> TokenizedBatches:
-    """This rank's share of every step's global batch, augmented, normalised and tokenised."""
+    mask_grid: tuple[int, int] | None = None,
+) -> TrainingBatches:
+    """This rank's share of every step's global batch, augmented, normalised and tokenised.
+
+    mask_grid: with it come the draws for the masks.
+    """
     batches = PairBatches(
         readers,
         transform=training_transform(augmentation, size=image_size, mean=MEAN, std=STD),
@@ -68,4 +80,4 @@ def training_batches(
         rank=ranks.rank,
         ranks=ranks.size,
     )
-    return TokenizedBatches(batches, context_length)
+    return TrainingBatches(batches, context_length, mask_grid)

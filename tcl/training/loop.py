@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
-import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tcl.errors import TCLError
 from tcl.model.ranks import Ranks
 from tcl.progress import progress
+from tcl.training.loading import batches_from
+from tcl.training.meter import Meter, in_words, matrix_peak
 from tcl.training.optim import Plan, adamw, learning_rate
+from tcl.training.precision import Precision
 from tcl.training.resume import ResumeDirectory
+from tcl.training.snapshots import Snapshots
+from tcl.training.state import Row, Task, Training
+from tcl.training.stop import StopRequest, stop_requests
+from tcl.training.watchdog import watchdog
 
-Row = dict[str, float]
-"""What one logged step leaves behind: step, lr, grad_norm and each loss term, means over ranks."""
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+BAD_STEPS = 10
+"""Steps in a row whose loss or gradient is not finite, after which training ends."""
 
 
-class Task(Protocol):
-    """What is trained."""
+@dataclass(frozen=True)
+class Step:
+    """What a step came to, the same on every rank: mean loss terms, gradient norm, whether a rank is asked to stop."""
 
-    parameters: dict[str, nn.Parameter]
+    number: int
+    terms: dict[str, float]
+    grad_norm: float
+    stop: bool
 
-    def begin(self, step: int) -> None:
-        """Choose what learns from this step on."""
-
-    def losses(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
-        """Loss terms of one batch, with their sum as `total`."""
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.terms["total"]) and math.isfinite(self.grad_norm)
 
 
 def fit(
@@ -44,115 +52,120 @@ def fit(
     resume: ResumeDirectory,
     precision: str = "float32",
     workers: int = 0,
+    timeout: float = 600,
     title: str = "train",
+    snapshots: Snapshots | None = None,
     on_log: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Train until `plan.last_step`, from the saved state if there is one; returns the logged rows of all steps.
 
     batches: map-style, indexed by step; each item is this rank's share of that step's global batch. Gradients are the
-    mean over ranks, clipped once by their global norm. Raises TCLError if a loss is not finite.
+    mean over ranks, clipped once by their global norm. A step whose loss or gradient is not finite changes nothing.
+    timeout: seconds that a step may take, after which the process is ended where it hangs. on_log gets each row with
+    the speed beside it; rows hold no times.
+
+    SIGTERM, SIGUSR1, SIGHUP or Ctrl-C on any rank end the training after the step, with its state saved. Raises
+    TCLError then, after `BAD_STEPS` steps in a row that are not finite, and when data or another rank are lost.
     """
-    optimizer = adamw(task.parameters.values(), plan)
-    scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "float16")
-    start, rows = _restore(resume, task, optimizer, scaler)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, plan.last_step + 1),
-        num_workers=workers,
-        persistent_workers=workers > 0,
+    training = Training(task, plan, ranks, Precision(precision, ranks.device), adamw(task.parameters.values(), plan))
+    training.begin(resume, title)
+    steps = range(training.next_step, plan.last_step + 1)
+    meter = Meter(
+        task.flops_per_pair,
+        steps,
+        pairs=plan.global_batch,
+        ranks=ranks.size,
+        peak=matrix_peak(ranks.device, training.precision.dtype),
     )
-    bar = progress(title=title, unit="step", total=plan.last_step + 1, done=start, shown=ranks.first)
-    skipped, began, seen = 0, time.monotonic(), 0
-    for step, batch in zip(range(start, plan.last_step + 1), loader, strict=True):
-        task.begin(step)
-        terms, norm = _step(task, batch, step, optimizer, scaler, plan=plan, ranks=ranks, precision=precision)
-        skipped += int(batch["unreadable"])
-        seen += len(batch["images"]) * ranks.size
-        bar.update()
-        if step % plan.log_every == 0 or step == plan.last_step:
-            row = _row(step, optimizer, terms, norm, ranks)
-            rows.append(row)
-            bar.set_postfix_str(_progress(row, seen / (time.monotonic() - began)))
-            if ranks.first:
-                on_log(row)
-        if (step + 1) % plan.checkpoint_every == 0 and step != plan.last_step and ranks.first:
-            resume.save(_state(task, optimizer, scaler, step + 1, rows))
-    bar.close()
-    total_skipped = sum(ranks.collect(skipped))
-    if total_skipped and ranks.first:
-        print(f"{title}: {total_skipped} unreadable images were replaced by others.", file=sys.stderr)
-    return rows
+    bar = progress(title=title, unit="step", total=plan.last_step + 1, done=training.next_step, shown=ranks.first)
+    with stop_requests() as request, watchdog(timeout, title) as dog, bar:
+        for number, batch in batches_from(batches, steps, workers=workers, waited=meter.waited):
+            task.begin(number)
+            step = _step(training, batch, number, request)
+            meter.count(number)
+            dog.report()
+            bar.update()
+            if not step.finite:
+                _note_bad_step(training, step, batch["keys"], resume)
+            elif number % plan.log_every == 0 or number == plan.last_step:
+                _log(training, step, meter, bar, on_log)
+            if snapshots and ranks.first:
+                snapshots.keep(task.parameters, number, plan.last_step)
+            stopping = step.stop and number != plan.last_step
+            if stopping or (number + 1) % plan.checkpoint_every == 0 or number == plan.last_step:
+                saved = training.save(resume, title)
+            if stopping:
+                _end(ranks, f"asked to stop after step {number} of {plan.last_step}; {saved}.")
+    _report(training, title)
+    return training.rows
 
 
-def _step(
-    task: Task,
-    batch: dict[str, Any],
-    step: int,
-    optimizer: torch.optim.AdamW,
-    scaler: torch.amp.GradScaler,
-    *,
-    plan: Plan,
-    ranks: Ranks,
-    precision: str,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One optimisation step; returns the loss terms and the gradient norm before clipping."""
-    rate = learning_rate(step, peak=plan.lr, floor=plan.min_lr, warmup=plan.warmup, last_step=plan.last_step)
+def _step(training: Training, batch: dict[str, Any], number: int, request: StopRequest) -> Step:
+    """One optimisation step. The gradients' all-reduce carries the loss terms and the wish to stop along."""
+    task, plan, ranks, optimizer = training.task, training.plan, training.ranks, training.optimizer
+    scaler = training.precision.scaler
+    rate = learning_rate(number, peak=plan.lr, floor=plan.min_lr, warmup=plan.warmup, last_step=plan.last_step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(ranks.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
-        terms = task.losses(batch, step)
-    scaler.scale(terms["total"]).backward()
+    terms = task.backward(batch, number, training.precision)
     gradients = [p.grad for p in task.parameters.values() if p.grad is not None]
-    ranks.average(gradients)
+    flags = torch.tensor([float(request.signal is not None), float(batch["unreadable"])], device=ranks.device)
+    told = torch.stack([value.detach().to(gradients[0]) for value in (*terms.values(), *flags)])
+    ranks.average([*gradients, told])
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(task.parameters.values(), plan.clip_norm)
-    if precision != "float16" and not torch.isfinite(norm):
-        raise TCLError(
-            f"step {step}: the gradient is not finite (loss {float(terms['total'].detach())}). "
-            f"The batch's keys: {', '.join(batch['keys'][:8])}... Lower the learning rate or look at these pairs."
-        )
-    scaler.step(optimizer)
+    *values, stop, unreadable, grad_norm = torch.cat([told, norm.detach().to(told)[None]]).tolist()
+    step = Step(number, dict(zip(terms, values, strict=True)), grad_norm, stop > 0)
+    if step.finite:
+        scaler.step(optimizer)
     scaler.update()
-    return {name: value.detach() for name, value in terms.items()}, norm
+    training.next_step = number + 1
+    training.skipped += not step.finite
+    training.skipped_in_a_row = 0 if step.finite else training.skipped_in_a_row + 1
+    training.unreadable += round(unreadable * ranks.size)
+    return step
 
 
-def _row(step: int, optimizer: torch.optim.AdamW, terms: dict[str, Tensor], norm: Tensor, ranks: Ranks) -> Row:
-    means = torch.stack([value.float() for value in terms.values()])
-    ranks.average([means])
-    losses = dict(zip(terms, means.tolist(), strict=True))
-    return {"step": step, "lr": optimizer.param_groups[0]["lr"], "grad_norm": float(norm), **losses}
+def _note_bad_step(training: Training, step: Step, keys: list[str], resume: ResumeDirectory) -> None:
+    """Keep the keys of a batch that was skipped; end the training if it is the last of too many."""
+    ranks, file = training.ranks, resume.path / "not_finite.jsonl"
+    every = [key for share in ranks.collect(keys) for key in share]
+    if ranks.first:
+        record = {"step": step.number, "losses": step.terms, "grad_norm": step.grad_norm, "keys": every}
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+        print(f"step {step.number}: loss or gradient is not finite; skipped, see {file}.", file=sys.stderr)
+    if training.skipped_in_a_row >= BAD_STEPS:
+        _end(
+            ranks,
+            f"loss or gradient were not finite in {BAD_STEPS} steps in a row, up to step {step.number}. Their losses "
+            f"and the keys of their pairs are in {file}. Look at these pairs, or lower the learning rate.",
+        )
 
 
-def _progress(row: Row, rate: float) -> str:
-    terms = " ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in {"step", "lr"})
-    return f"{terms} {rate:.0f} pairs/s"
+def _log(training: Training, step: Step, meter: Meter, bar: Any, on_log: Callable[[Row], None]) -> None:
+    temperatures = {name: float(value.detach()) for name, value in training.task.temperatures().items()}
+    rate = training.optimizer.param_groups[0]["lr"]
+    row = {"step": step.number, "lr": rate, "grad_norm": step.grad_norm, **step.terms, **temperatures}
+    training.rows.append({**row, "skipped": training.skipped})
+    if training.ranks.first:
+        speed = meter.read()
+        on_log({**training.rows[-1], **speed})
+        bar.set_postfix_str(in_words({**step.terms, "norm": step.grad_norm}, speed, meter.remaining()), refresh=False)
 
 
-def _state(
-    task: Task, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, step: int, rows: list[Row]
-) -> dict[str, Any]:
-    return {
-        "step": step,
-        "parameters": {name: p.detach() for name, p in task.parameters.items()},
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rows": rows,
-    }
+def _end(ranks: Ranks, message: str) -> None:
+    """End the training on all ranks, which are here together; the first one says why."""
+    ranks.barrier()  # a rank that left while the first one writes would have it killed
+    raise TCLError(message) if ranks.first else SystemExit(1)
 
 
-def _restore(
-    resume: ResumeDirectory, task: Task, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler
-) -> tuple[int, list[Row]]:
-    """Load the saved state, if any; returns the step to go on from and the rows logged before it."""
-    state = resume.load()
-    if state is None:
-        return 0, []
-    with torch.no_grad():
-        for name, parameter in task.parameters.items():
-            parameter.copy_(state["parameters"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    if state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
-    return state["step"], state["rows"]
+def _report(training: Training, title: str) -> None:
+    """Say what was not as it should be."""
+    if not training.ranks.first:
+        return
+    if training.unreadable:
+        print(f"{title}: {training.unreadable} unreadable images were replaced by others.", file=sys.stderr)
+    if training.skipped:
+        print(f"{title}: {training.skipped} steps were skipped, not being finite.", file=sys.stderr)

@@ -8,19 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from tcl.mends import import_open_clip
-from tcl.model.clip import Clip, encode_text
+from tcl.model.checkpoint import tcl_sizes
+from tcl.model.clip import Clip, clip_sizes, encode_text
+from tcl.model.flops import clip_step, tcl_step
 from tcl.model.losses import info_nce, normalise
 from tcl.model.ranks import Ranks
-from tcl.model.tcl import TCL
-from tcl.training.draws import PATCHES, stream_seed, uniform
+from tcl.model.tcl import TCL, Summary
+from tcl.training.draws import PATCHES, stream_seed
+from tcl.training.micro_batches import Parts, backward
+from tcl.training.precision import Precision
 
 
 class TCLTask:
-    """TCL in two phases: first the decoder and the projection, then the grounder's copied block too (Sec. 4.1)."""
+    """TCL in two phases: first the decoder and the projection, then the grounder's copied block too (Sec. 4.1).
 
-    def __init__(self, model: TCL, *, seed: int, decoder_only_steps: int, ranks: Ranks) -> None:
-        self.model, self.seed, self.ranks = model, seed, ranks
-        self.decoder_only_steps = decoder_only_steps
+    micro_batch: images that go through the model at a time on each rank, which changes the memory that a step takes
+    and nothing else; None takes the rank's whole share.
+    """
+
+    def __init__(
+        self, model: TCL, *, decoder_only_steps: int, global_batch: int, ranks: Ranks, micro_batch: int | None = None
+    ) -> None:
+        self.model, self.ranks, self.micro_batch = model, ranks, micro_batch
+        self.decoder_only_steps, self.global_batch = decoder_only_steps, global_batch
         self.parameters: dict[str, nn.Parameter] = {
             name: p for name, p in model.named_parameters() if not name.startswith("clip.")
         }
@@ -28,12 +38,39 @@ class TCLTask:
     def begin(self, step: int) -> None:
         self.model.train_decoder_only(step < self.decoder_only_steps)
 
-    def losses(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
-        images = batch["images"].to(self.ranks.device, non_blocking=True)
-        tokens = batch["tokens"].to(self.ranks.device, non_blocking=True)
+    def flops_per_pair(self, step: int) -> float:
+        decoder_only = step < self.decoder_only_steps
+        return tcl_step(tcl_sizes(self.model), global_batch=self.global_batch, decoder_only=decoder_only).total
+
+    def backward(self, batch: dict[str, Any], step: int, precision: Precision) -> dict[str, Tensor]:
+        device = self.ranks.device
+        images, tokens, noise = (batch[key].to(device, non_blocking=True) for key in ("images", "tokens", "noise"))
         own = self.ranks.positions(len(images))
-        noise = uniform(self.seed, step, range(own.start, own.stop), self.model.mask_grid(images)).to(self.ranks.device)
-        return self.model.losses(images, tokens, noise, ranks=self.ranks)
+        with precision.autocast():
+            texts = self.model.batch_texts(tokens, self.ranks)
+        pieces = list(zip(*(tensor.split(self.micro_batch or len(images)) for tensor in (images, noise)), strict=True))
+        frozen: dict[int, Tensor] = {}
+
+        def rows(part: int) -> Summary:
+            some, draws = pieces[part]
+            start = own.start + part * len(pieces[0][0])
+            with precision.autocast():
+                if part not in frozen:
+                    frozen[part] = self.model.frozen_tokens(some)
+                positives = slice(start, start + len(some))
+                return self.model.summary(some, frozen[part], texts, draws, positives=positives)
+
+        def terms(rows: tuple[Tensor, ...]) -> dict[str, Tensor]:
+            summary = Summary(*rows)
+            area = summary.areas[:, own].diagonal().mean()
+            return {**self.model.terms(summary, ranks=self.ranks), "mask_area": area}
+
+        return backward(Parts(len(pieces), rows, terms), precision.backward)
+
+    def temperatures(self) -> dict[str, Tensor]:
+        model = self.model
+        scales = {"tcli_scale": model.tcli_log_scale.exp(), "tclf_scale": model.tclf_log_scale.exp()}
+        return {**scales, "mask_scale": model.mask_scale, "mask_bias": model.mask_bias}
 
 
 class CLIPTask:
@@ -62,3 +99,15 @@ class CLIPTask:
         texts = self.ranks.gather(normalise(encode_text(self.clip, batch["tokens"].to(self.ranks.device))))
         loss = info_nce(images @ texts.T, own, log_scale=self.clip.logit_scale, gather=self.ranks.gather)
         return {"total": loss}
+
+    def backward(self, batch: dict[str, Any], step: int, precision: Precision) -> dict[str, Tensor]:
+        with precision.autocast():
+            terms = self.losses(batch, step)
+        precision.backward(terms["total"])
+        return terms
+
+    def flops_per_pair(self, step: int) -> float:
+        return clip_step(clip_sizes(self.clip), share=1 - self.masked.prob if step < self.masked_steps else 1.0)
+
+    def temperatures(self) -> dict[str, Tensor]:
+        return {"scale": self.clip.logit_scale.exp()}

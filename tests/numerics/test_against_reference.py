@@ -86,7 +86,7 @@ def test_six_steps_with_the_change_of_phase(reference: Any, model: TCLSegmenter)
     ours = {OUR_NAMES[name]: i for i, name in enumerate(expected["param_names"])}
 
     class Plan:
-        last_step, warmup, lr, min_lr = 6, 2, 3e-4, 4e-5
+        global_batch, last_step, warmup, lr, min_lr = 4, 6, 2, 3e-4, 4e-5
         betas, eps, weight_decay, clip_norm = (0.9, 0.999), 1e-6, 0.05, 5.0
         log_every = checkpoint_every = 1
 

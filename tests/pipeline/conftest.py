@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(checkout / "conf" / "profile" / "demo.yaml", "a", encoding="utf-8") as profile:
         profile.write(SMALLER)
     run(checkout, *TCL, "config")
-    _kill_at(checkout, "runs/clip-*/state.pt", "dvc", "repro")
+    _kill_at(checkout, "runs/clip-*/state-*.pt", "dvc", "repro")
     assert not (checkout / "weights" / "clip.safetensors").exists()
     run(checkout, "dvc", "repro")
     for setting in ("user.name=newcomer", "user.email=newcomer@localhost"):

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 DECIDE_NO_NUMBER = (
-    *("tcl/__init__.py", "tcl/config.py", "tcl/errors.py", "tcl/files.py", "tcl/mends.py", "tcl/progress.py"),
-    "tcl/transfer.py",
+    *("tcl/__init__.py", "tcl/config.py", "tcl/errors.py", "tcl/files.py", "tcl/mends.py"),
+    *("tcl/processes.py", "tcl/progress.py", "tcl/transfer.py"),
     *("tcl/commands", "stages/__init__.py", "stages/launch.py"),
 )
 """Reading the configuration, writing files, messages, imports: an edit there must not train again."""
