@@ -20,6 +20,8 @@ from tcl.model.tcl import TCL
 
 TCL_FORMAT = "tcl-1"
 CLIP_FORMAT = "clip-1"
+HEADER = "tcl"
+"""The one entry of a file's metadata: format, sizes and settings as JSON."""
 SHOWN = 20
 """Problems of a file that an error lists."""
 
@@ -106,11 +108,13 @@ def check_weights(weights: Mapping[str, Tensor], expected: Shapes, source: str) 
 
 
 def _write(path: Path, model: nn.Module, header: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    # One entry: safetensors writes several in a random order, and equal models shall be equal files.
+    content = save(tensors, metadata={HEADER: json.dumps(header)})
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+        temporary.write_bytes(content)  # save_file would hide why it could not write
 
 
 def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -120,7 +124,7 @@ def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise TCLError(f"{path}: there is no such checkpoint file.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: _decoded(value) for key, value in (file.metadata() or {}).items()}
+            header = _decoded((file.metadata() or {}).get(HEADER, "{}"))
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, ValueError, OSError) as error:
         raise TCLError(f"{path}: not a readable safetensors file, or a truncated one ({error}).") from error
@@ -129,9 +133,10 @@ def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, weights
 
 
-def _decoded(value: str) -> Any:
-    """A value of a header; other programs do not write theirs as JSON."""
+def _decoded(text: str) -> dict[str, Any]:
+    """The header in a file; empty if it is none of ours."""
     try:
-        return json.loads(value)
+        header = json.loads(text)
     except (ValueError, RecursionError):
-        return value
+        return {}
+    return header if isinstance(header, dict) else {}

@@ -111,3 +111,10 @@ def test_convert_says_what_it_cannot_read(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit, match=r"tcl convert: x\.pth: there is no such checkpoint file"):
         main()
     assert not list(tmp_path.iterdir())
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    model = blank(ARCHITECTURES[0], TCL)
+    for name in ("a", "b"):
+        save_tcl(tmp_path / name, model, inference=InferenceSettings().to_dict())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -177,7 +177,7 @@ def test_headers_of_ours(header: dict[str, Any], message: str, tmp_path: Path) -
     }
     for key, value in header.items():
         (stated if key in stated else stated["sizes"]["clip"])[key] = value
-    metadata = {key: json.dumps(value) for key, value in stated.items()}
+    metadata = {"tcl": json.dumps(stated)}
     save_file(model.state_dict(), tmp_path / "a.safetensors", metadata=metadata)
     with pytest.raises(TCLError, match=message):
         tcl.load(tmp_path / "a.safetensors")
