@@ -49,10 +49,10 @@ class Picture:
 def read_picture(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Picture:
     """A picture as pixels.
 
-    source: a path; an http(s) address; a picture read before; a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a tensor with
-    its channels first, [H, W], [1, H, W], [3, H, W] or [4, H, W]. Arrays and tensors are RGB(A), integers in [0, 255],
-    uint16 in [0, 65535] or floats in [0, 1]. EXIF orientation is applied, alpha laid over white, the first frame of an
-    animation taken. name: what errors and results call it, instead of the file's own name.
+    source: a path; an http(s) address; a picture read before; a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or
+    [H, W, 4]; a tensor with its channels first, [H, W], [1, H, W], [3, H, W] or [4, H, W]. Arrays and tensors are
+    RGB(A), integers in [0, 255], uint16 in [0, 65535] or floats in [0, 1]. EXIF orientation is applied, alpha laid over
+    white, the first frame of an animation taken. name: what errors and results call it, instead of the file's own name.
 
     Raises TCLError if it cannot be read, has no pixels or more than `max_pixels`, or holds values out of range.
     """

@@ -1,0 +1,131 @@
+"""`tcl models`: the checkpoints that can be named, where they come from and where they lie."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tcl.commands.workspace import checkout, data_root, runs_root
+from tcl.errors import TCLError
+from tcl.segmenter import checkpoints as named
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that can be named; file: None if it is not on this machine. run: MLflow's id of its training."""
+
+    name: str
+    origin: str
+    file: str | None
+    run: str | None = None
+    default: bool = False
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's options."""
+    command = commands.add_parser("models", help="list the checkpoints that --checkpoint takes by name")
+    command.add_argument("--json", action="store_true", help="print them as JSON")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print all checkpoints."""
+    models = list(known_models())
+    if arguments.json:
+        print(json.dumps([asdict(model) for model in models], indent=2))
+        return
+    widths = [max(len(text) for text in column) for column in zip(*(_cells(model) for model in models), strict=True)]
+    for model in models:
+        print("  ".join(cell.ljust(width) for cell, width in zip(_cells(model), widths, strict=True)).rstrip())
+    if not any(model.default for model in models):
+        print(f"\nNothing is trained here yet: `dvc repro` makes {named.WEIGHTS / named.DEFAULT}.safetensors.")
+
+
+def find(name: str | None) -> named.Found:
+    """The checkpoint of a name, experiments of DVC included; raises TCLError if there is none."""
+    experiment = next((model for model in _experiments() if model.name == name), None) if _may_be_new(name) else None
+    if experiment is None:
+        return named.find_checkpoint(name, folder=data_root() / "checkpoints", weights=checkout() / named.WEIGHTS)
+    if experiment.file is None or not Path(experiment.file).is_file():
+        apply = f"dvc exp apply {experiment.name.split('/')[0]}"
+        raise TCLError(f"{name}: its weights are not in DVC's cache. `{apply}` and `dvc repro` make them again.")
+    # Files of the cache have no suffix; a link gives them the one by which a format is known.
+    link = runs_root() / "models" / f"{experiment.name.replace('/', '-')}.safetensors"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(experiment.file)
+    return named.Found(link)
+
+
+def known_models() -> Iterator[Model]:
+    """The project's own: variants in weights/ and experiments of DVC; then the authors' checkpoint."""
+    runs = _tracked_runs()
+    weights = checkout() / named.WEIGHTS
+    for variant in named.variants(weights):
+        yield Model(
+            variant,
+            "trained here, by `dvc repro`",
+            str(weights / f"{variant}.safetensors"),
+            run=runs.get((variant, None)),
+            default=variant == named.DEFAULT,
+        )
+    for model in _experiments():
+        experiment, variant = model.name.split("/")
+        yield Model(model.name, model.origin, model.file, run=runs.get((variant, experiment)))
+    file = data_root() / "checkpoints" / named.official_facts()["file"]
+    if file.is_file():
+        yield Model(named.OFFICIAL, "the authors' checkpoint", str(file))
+    else:
+        yield Model(named.OFFICIAL, "the authors' checkpoint, fetched when it is first used", None)
+
+
+def _cells(model: Model) -> list[str]:
+    name = f"{model.name} (default)" if model.default else model.name
+    return [name, model.origin, model.file or "-", f"MLflow run {model.run}" if model.run else ""]
+
+
+def _may_be_new(name: str | None) -> bool:
+    """Whether a name can be that of an experiment: "experiment/variant", and no file."""
+    return name is not None and name.count("/") == 1 and not Path(name).exists()
+
+
+def _experiments() -> Iterator[Model]:
+    """Variants trained in experiments of DVC, as "experiment/variant"; none outside a DVC project."""
+    if not (checkout() / ".dvc").is_dir():
+        return
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with Repo(str(checkout())) as repo:
+            listed = repo.experiments.ls(all_commits=True)
+            revisions = [info for infos in listed.values() for info in infos]
+            for info in revisions:
+                yield from _trained_in(repo, str(info.name), str(info.rev))
+    except (DvcException, SCMError):  # no git repository, or one without a commit
+        return
+
+
+def _trained_in(repo: Any, experiment: str, revision: str) -> Iterator[Model]:
+    """The variants whose weights are an out of an experiment, with their files in DVC's cache."""
+    with repo.switch(revision):
+        outs = [out for out in repo.index.outs if out.def_path.startswith(f"{named.WEIGHTS}/") and out.hash_info]
+        for out in outs:
+            variant = Path(out.def_path).stem
+            if variant != "clip":
+                file = Path(repo.cache.local.oid_to_path(out.hash_info.value))
+                origin = f"experiment of DVC, {revision[:7]}"
+                yield Model(f"{experiment}/{variant}", origin, str(file) if file.is_file() else None)
+
+
+def _tracked_runs() -> dict[tuple[str, str | None], str]:
+    """MLflow's id of the last finished training by (variant, experiment); nothing if MLflow knows none."""
+    from tcl.commands.tracking import finished_runs
+
+    trainings = [run for run in finished_runs() if run.name.startswith("train@")]
+    return {(run.name.removeprefix("train@"), run.experiment): run.id for run in trainings}
