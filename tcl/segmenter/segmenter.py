@@ -88,6 +88,7 @@ class Segmenter:
         kp_w: float | None = None,
         method: Method = "tcl",
         blend: Blend = "feathered",
+        max_side: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Segmentation: ...
 
@@ -103,6 +104,7 @@ class Segmenter:
         kp_w: float | None = None,
         method: Method = "tcl",
         blend: Blend = "feathered",
+        max_side: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Segmentation]: ...
 
@@ -117,6 +119,7 @@ class Segmenter:
         kp_w: float | None = None,
         method: Method = "tcl",
         blend: Blend = "feathered",
+        max_side: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Segmentation | list[Segmentation]:
         """Segment a picture, or each of a list of pictures, by words.
@@ -127,7 +130,8 @@ class Segmenter:
         to win a pixel; "auto" takes the checkpoint's threshold, with or without PAMR; None gives every pixel to the
         best word. pamr: refine masks along the picture's edges. kp_w: share of the frozen CLIP's own map, in [0, 1].
         Both are as the checkpoint says unless given. method: "maskclip" asks that CLIP alone. blend: "feathered" fades
-        windows into each other; "uniform" averages them as the benchmarks do.
+        windows into each other; "uniform" averages them as the benchmarks do. max_side: scale the answer,
+        picture and masks, down to at most so many pixels; the model sees the same. max_pixels: refuse larger pictures.
 
         Raises TCLError if a picture or a word cannot be used.
         """
@@ -142,6 +146,7 @@ class Segmenter:
                     kp_w=kp_w,
                     method=method,
                     blend=blend,
+                    max_side=max_side,
                     max_pixels=max_pixels,
                 )
                 for each in image
@@ -163,7 +168,8 @@ class Segmenter:
             clock.append(time.perf_counter())
             soft = features.soft_masks(query)
             soft = _against(soft[: len(labels)], soft[len(labels) :])
-        result = segmentation(picture, [label.name for label in labels], soft, threshold=threshold)
+        shown = picture.within(max_side) if max_side else picture
+        result = segmentation(shown, [label.name for label in labels], soft, threshold=threshold)
         clock.append(time.perf_counter())
         return replace(result, seconds=Seconds(*(end - begin for begin, end in pairwise(clock))))
 

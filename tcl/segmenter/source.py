@@ -45,6 +45,15 @@ class Picture:
     pixels: NDArray[np.uint8]
     name: str
 
+    def within(self, side: int) -> Picture:
+        """The picture scaled down until its longer side has at most `side` pixels."""
+        height, width = self.pixels.shape[:2]
+        if max(height, width) <= side:
+            return self
+        scale = side / max(height, width)
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        return Picture(np.array(Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR)), self.name)
+
 
 def read_picture(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Picture:
     """A picture as pixels.
