@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tcl.commands.workspace import checkout, data_root, runs_root
 from tcl.errors import TCLError
+from tcl.files import sha256
 from tcl.segmenter import checkpoints as named
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint that can be named; file: None if it is not on this machine. run: MLflow's id of its training."""
+    """A checkpoint that can be named.
+
+    file: None if it is not on this machine. run: MLflow's id of the training that made it. default: used where no
+    checkpoint is named.
+    """
 
     name: str
     origin: str
@@ -63,22 +70,16 @@ def find(name: str | None) -> named.Found:
 
 def known_models() -> Iterator[Model]:
     """The project's own: variants in weights/ and experiments of DVC; then the authors' checkpoint."""
-    runs = _tracked_runs()
+    runs = _runs_by_weights()
     weights = checkout() / named.WEIGHTS
     for variant in named.variants(weights):
-        yield Model(
-            variant,
-            "trained here, by `dvc repro`",
-            str(weights / f"{variant}.safetensors"),
-            run=runs.get((variant, None)),
-            default=variant == named.DEFAULT,
-        )
+        file = weights / f"{variant}.safetensors"
+        yield Model(variant, "trained here", str(file), _run_of(file, runs), default=variant == named.DEFAULT)
     for model in _experiments():
-        experiment, variant = model.name.split("/")
-        yield Model(model.name, model.origin, model.file, run=runs.get((variant, experiment)))
-    file = data_root() / "checkpoints" / named.official_facts()["file"]
-    if file.is_file():
-        yield Model(named.OFFICIAL, "the authors' checkpoint", str(file))
+        yield replace(model, run=_run_of(Path(model.file), runs) if model.file else None)
+    official = data_root() / "checkpoints" / named.official_facts()["file"]
+    if official.is_file():
+        yield Model(named.OFFICIAL, "the authors' checkpoint", str(official))
     else:
         yield Model(named.OFFICIAL, "the authors' checkpoint, fetched when it is first used", None)
 
@@ -123,9 +124,23 @@ def _trained_in(repo: Any, experiment: str, revision: str) -> Iterator[Model]:
                 yield Model(f"{experiment}/{variant}", origin, str(file) if file.is_file() else None)
 
 
-def _tracked_runs() -> dict[tuple[str, str | None], str]:
-    """MLflow's id of the last finished training by (variant, experiment); nothing if MLflow knows none."""
-    from tcl.commands.tracking import finished_runs
+def _run_of(file: Path, runs: Mapping[str, str]) -> str | None:
+    return runs.get(sha256(file)) if runs else None
 
-    trainings = [run for run in finished_runs() if run.name.startswith("train@")]
-    return {(run.name.removeprefix("train@"), run.experiment): run.id for run in trainings}
+
+def _runs_by_weights() -> dict[str, str]:
+    """MLflow's ids of the runs that made weights, by the SHA-256 of these; none where nothing is tracked."""
+    from tcl.commands.tracking import EXPERIMENT, store
+
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (checkout() / "mlflow.db").is_file():
+        return {}
+    try:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=store())
+        experiments = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
+        found = client.search_runs([each.experiment_id for each in experiments], order_by=["attributes.start_time ASC"])
+        return {run.data.tags["weights.sha256"]: run.info.run_id for run in found if "weights.sha256" in run.data.tags}
+    except Exception as error:  # what is tracked is a help, and never a condition
+        print(f"tcl models: MLflow does not answer ({type(error).__name__}: {error}).", file=sys.stderr)
+        return {}

@@ -22,7 +22,6 @@ Source: TypeAlias = "str | PathLike[str] | Picture | Image.Image | NDArray[Any] 
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg"),
-    "MPO": (),  # what some phones put into a .jpg
     "PNG": (".png",),
     "WEBP": (".webp",),
     "GIF": (".gif",),
@@ -110,7 +109,7 @@ def _download(url: str) -> bytes:
 
 
 def _decode(file: Path | io.BytesIO, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    known = ", ".join(kind for kind, suffixes in FORMATS.items() if suffixes)
+    Image.init()  # until then PIL knows some formats only
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's doubts about size and metadata; size is checked below
@@ -121,7 +120,7 @@ def _decode(file: Path | io.BytesIO, name: str, max_pixels: int) -> NDArray[np.u
     except Image.DecompressionBombError:
         raise TCLError(f"{name}: has far more than the {max_pixels / 1e6:g} megapixels that are allowed.") from None
     except UnidentifiedImageError:
-        raise TCLError(f"{name}: not a picture that can be read; known are {known}.") from None
+        raise TCLError(f"{name}: not a picture that can be read; known are {', '.join(FORMATS)}.") from None
     except TCLError:
         raise
     except Exception as error:  # a damaged file can fail in any way at all
@@ -189,6 +188,8 @@ def to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return np.ascontiguousarray(values)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind not in "iuf":
+        raise TCLError(f"{name}: pixels must be integers or floats; got {values.dtype}.")
     low, high = float(values.min()), float(values.max())
     if np.issubdtype(values.dtype, np.floating):
         _check_range(name, low, high, 1.0)
@@ -197,8 +198,6 @@ def to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if unsigned or (values.dtype == np.int32 and high > 255):  # as PIL gives some files of 16 bits
         _check_range(name, low, high, 65535)
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise TCLError(f"{name}: pixels must be integers or floats; got {values.dtype}.")
     _check_range(name, low, high, 255)
     return values.astype(np.uint8)
 
