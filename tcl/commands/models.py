@@ -105,9 +105,8 @@ def _experiments() -> Iterator[Model]:
     try:
         with Repo(str(checkout())) as repo:
             listed = repo.experiments.ls(all_commits=True)
-            revisions = [info for infos in listed.values() for info in infos]
-            for info in revisions:
-                yield from _trained_in(repo, str(info.name), str(info.rev))
+            for name, revision in (each for experiments in listed.values() for each in experiments):
+                yield from _trained_in(repo, name, revision)
     except (DvcException, SCMError):  # no git repository, or one without a commit
         return
 
