@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     segmenter = open_segmenter(arguments)
     with serving(
         segmenter,
-        name=Path(arguments.checkpoint).stem if arguments.checkpoint else "the demo's checkpoint",
+        name=Path(arguments.checkpoint).stem if arguments.checkpoint else "the checkpoint of the last training",
         host=arguments.host,
         port=arguments.port,
         examples=arguments.examples,

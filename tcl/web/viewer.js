@@ -83,7 +83,8 @@
 
     stage.addEventListener("pointermove", point);
     stage.addEventListener("pointerdown", point);
-    stage.addEventListener("pointerleave", leave);
+    stage.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
+    document.addEventListener("pointerdown", (event) => stage.contains(event.target) || leave()); // a finger elsewhere
     for (const chip of chips) {
       const label = Number(chip.dataset.label);
       chip.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && show(label));
