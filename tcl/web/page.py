@@ -24,8 +24,8 @@ ONE_AT_A_TIME: dict[str, Any] = {
 }
 TITLE = "Segment anything you can name"
 INTRODUCTION = (
-    f"# {TITLE}\nDrop a picture, say what to find, see where it is. TCL learnt to segment from captions alone; "
-    "its masks here come from {name}."
+    f"# {TITLE}\nDrop a picture, say what to find, see where it is. TCL learnt to segment from captions alone. "
+    "Checkpoint: {name}."
 )
 EMPTY = '<div class="tcl-empty">Masks appear here.</div>'
 KEPT_FOR = 3600

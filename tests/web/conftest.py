@@ -38,7 +38,16 @@ def page(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tcl.commands.main", "web", "--port", str(port), "--checkpoint", demo_checkpoint]
+    command = [
+        sys.executable,
+        "-m",
+        "tcl.commands.main",
+        "web",
+        "--port",
+        str(port),
+        "--checkpoint",
+        str(demo_checkpoint),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     log = (folder / "log.txt").open("w")
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True)

@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_large_pictures_are_shown_smaller_and_saved_whole(desk: Desk, tmp_path: 
         ({"negative": "x" * 5000}, "too many"),
     ],
 )
-def test_bounds(changes: dict[str, str], message: str, desk: Desk, street: Path) -> None:
+def test_bounds(changes: dict[str, Any], message: str, desk: Desk, street: Path) -> None:
     with pytest.raises(TCLError, match=message):
         desk.answer(replace(Question(str(street), "sky"), **changes))
 
