@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tcl.commands.segment import add_checkpoint_options
+from tcl.errors import TCLError
 
 
 def add_parser(commands: Any) -> None:
@@ -26,14 +27,18 @@ def run(arguments: argparse.Namespace) -> None:
     from tcl.commands.models import find
     from tcl.export.write import SUFFIXES, TOLERANCE, export, write_words
     from tcl.inference.load import load
+    from tcl.segmenter.words import parse_labels
 
+    words = [label.name for label in parse_labels(arguments.words)]
+    if words != arguments.words:
+        raise TCLError("words: one name each; the graph gives a mask for every embedding, and knows no synonyms.")
     out = arguments.out or Path(f"tcl{SUFFIXES[arguments.format]}")
     found = find(arguments.checkpoint)
     model = load(found.file, clip=found.clip)
     for check in export(model, out, form=arguments.format):
         print(f"{check.height} x {check.width} pixels: masks within {check.difference:.1e} of PyTorch's")
     print(f"{out} written ({out.stat().st_size / 2**20:.0f} MiB); the bound is {TOLERANCE}.")
-    if arguments.words:
+    if words:
         file = out.with_suffix(".words.npz")
-        write_words(model, arguments.words, file)
-        print(f"{file} written: {len(arguments.words)} embeddings.")
+        write_words(model, words, file)
+        print(f"{file} written: {len(words)} embeddings.")

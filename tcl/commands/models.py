@@ -54,7 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def find(name: str | None) -> named.Found:
     """The checkpoint of a name, experiments of DVC included; raises TCLError if there is none."""
-    experiment = next((model for model in _experiments() if model.name == name), None) if _may_be_new(name) else None
+    experiment = (
+        next((model for model in _experiments() if model.name == name), None) if _may_be_experiment(name) else None
+    )
     if experiment is None:
         return named.find_checkpoint(name, folder=data_root() / "checkpoints", weights=checkout() / named.WEIGHTS)
     if experiment.file is None or not Path(experiment.file).is_file():
@@ -89,7 +91,7 @@ def _cells(model: Model) -> list[str]:
     return [name, model.origin, model.file or "-", f"MLflow run {model.run}" if model.run else ""]
 
 
-def _may_be_new(name: str | None) -> bool:
+def _may_be_experiment(name: str | None) -> bool:
     """Whether a name can be that of an experiment: "experiment/variant", and no file."""
     return name is not None and name.count("/") == 1 and not Path(name).exists()
 

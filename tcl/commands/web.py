@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted or asked to end; either way nothing that visitors sent is left behind."""
     from tcl.web.serve import serving
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     segmenter = open_segmenter(arguments)
     with serving(
         segmenter,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -151,15 +152,12 @@ def _require_onnx() -> None:
     import importlib.util
 
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise TCLError(f"ONNX needs {', '.join(missing)}, which is not installed: pip install -e '.[export]'.")
+        raise TCLError(f"ONNX needs {', '.join(missing)}, not installed here: pip install -e '.[export]'.")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' progress and advice to their own developers off the terminal."""
-    import contextlib
-    import io
-
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

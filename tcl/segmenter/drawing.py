@@ -16,16 +16,11 @@ DIMMED = 0.55
 """Brightness of what belongs to no word."""
 
 
-def colours_of(count: int) -> NDArray[np.uint8]:
-    """A colour for each of `count` words, uint8 [count, 3] RGB."""
-    return class_colours(count)
-
-
 def draw_overlay(
     pixels: NDArray[np.uint8], labels: NDArray[np.unsignedinteger[Any]], words: Sequence[str], *, legend: bool
 ) -> Image.Image:
     """A picture, uint8 RGB [H, W, 3], under the colours of its label map [H, W], with the words found in a legend."""
-    colours = np.concatenate([np.zeros((1, 3), np.uint8), colours_of(len(words))])
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), class_colours(len(words))])
     picture = Image.fromarray(pixels)
     tinted = Image.blend(picture, Image.fromarray(colours[labels]), OPACITY)
     dimmed = Image.blend(Image.new("RGB", picture.size), picture, DIMMED)

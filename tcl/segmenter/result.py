@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tcl.files import replacing, write_json
 from tcl.inference.masks import resize
-from tcl.segmenter.drawing import colours_of, draw_overlay
+from tcl.inference.overlays import class_colours
+from tcl.segmenter.drawing import draw_overlay
 from tcl.segmenter.source import Picture
 
 
@@ -60,7 +61,10 @@ class Segmentation:
     @property
     def masks(self) -> NDArray[np.float32]:
         """Soft masks, float32 [N, H, W] in [0, 1]: 4 bytes for each word and pixel, made anew at each access."""
-        return np.concatenate([self.mask(word)[None] for word in self.words])
+        masks = np.empty((len(self.words), *self.size), np.float32)
+        for index, soft in enumerate(self.soft):
+            masks[index] = upsampled(soft, self.size)
+        return masks
 
     def mask(self, word: str) -> NDArray[np.float32]:
         """The soft mask of one word, float32 [H, W] in [0, 1]; raises KeyError if it was not asked for."""
@@ -132,7 +136,7 @@ class Segmentation:
     def _label_image(self) -> Image.Image:
         image = Image.fromarray(self.labels)
         if self.labels.dtype == np.uint8:
-            image.putpalette([0, 0, 0, *colours_of(len(self.words)).ravel().tolist()])
+            image.putpalette([0, 0, 0, *class_colours(len(self.words)).ravel().tolist()])
         return image
 
 

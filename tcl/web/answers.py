@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from tcl.errors import TCLError
-from tcl.segmenter.drawing import colours_of, draw_overlay
+from tcl.inference.overlays import class_colours
+from tcl.segmenter.drawing import draw_overlay
 from tcl.segmenter.features import Method
 from tcl.segmenter.result import Segmentation
 from tcl.segmenter.segmenter import Segmenter
@@ -129,7 +130,7 @@ def view(result: Segmentation, title: str) -> str:
 
 
 def _chip(result: Segmentation, index: int, word: str) -> str:
-    red, green, blue = colours_of(len(result.words))[index - 1].tolist()
+    red, green, blue = class_colours(len(result.words))[index - 1].tolist()
     share = float((result.labels == index).mean())
     absent = "" if share else " tcl-absent"
     about = f"{share:.0%} of the picture, score {result.scores[index - 1]:.2f}" if share else "not found"
