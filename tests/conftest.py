@@ -17,10 +17,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A TCL trained on the demo world, as `dvc repro` leaves it in weights/; in half precision.
-
-    Token rows that prompts of the world's words do not use are zero.
-    """
+    """A TCL trained on the demo world, as `dvc repro` leaves it in weights/, less what tests/cut_checkpoint.py cuts."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
