@@ -33,8 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     if words != arguments.words:
         raise TCLError("words: one name each; the graph gives a mask for every embedding, and knows no synonyms.")
     out = arguments.out or Path(f"tcl{SUFFIXES[arguments.format]}")
-    found = find(arguments.checkpoint)
-    model = load(found.file, clip=found.clip)
+    model = load(find(arguments.checkpoint))
     for check in export(model, out, form=arguments.format):
         print(f"{check.height} x {check.width} pixels: masks within {check.difference:.1e} of PyTorch's")
     print(f"{out} written ({out.stat().st_size / 2**20:.0f} MiB); the bound is {TOLERANCE}.")

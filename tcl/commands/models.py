@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tcl.commands.workspace import checkout, data_root, runs_root
+from tcl.commands.workspace import checkout, data_root
 from tcl.errors import TCLError
 from tcl.files import sha256
 from tcl.segmenter import checkpoints as named
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\nNothing is trained here yet: `dvc repro` makes {named.WEIGHTS / named.DEFAULT}.safetensors.")
 
 
-def find(name: str | None) -> named.Found:
+def find(name: str | None) -> Path:
     """The checkpoint of a name, experiments of DVC included; raises TCLError if there is none."""
     experiment = (
         next((model for model in _experiments() if model.name == name), None) if _may_be_experiment(name) else None
@@ -62,12 +62,7 @@ def find(name: str | None) -> named.Found:
     if experiment.file is None or not Path(experiment.file).is_file():
         apply = f"dvc exp apply {experiment.name.split('/')[0]}"
         raise TCLError(f"{name}: its weights are not in DVC's cache. `{apply}` and `dvc repro` make them again.")
-    # Files of the cache have no suffix; a link gives them the one by which a format is known.
-    link = runs_root() / "models" / f"{experiment.name.replace('/', '-')}.safetensors"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(experiment.file)
-    return named.Found(link)
+    return Path(experiment.file)
 
 
 def known_models() -> Iterator[Model]:

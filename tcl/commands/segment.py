@@ -56,8 +56,7 @@ def open_segmenter(arguments: argparse.Namespace) -> Segmenter:
     from tcl.inference.load import load
     from tcl.segmenter.segmenter import Segmenter
 
-    found = find(arguments.checkpoint)
-    return Segmenter(load(found.file, clip=found.clip), device=arguments.device)
+    return Segmenter(load(find(arguments.checkpoint)), device=arguments.device)
 
 
 def run(arguments: argparse.Namespace) -> None:

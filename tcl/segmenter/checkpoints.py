@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from tcl.errors import TCLError
-from tcl.files import fetch, sha256, write_text
+from tcl.files import sha256, write_text
+from tcl.transfer import fetch
 
 WEIGHTS = Path("weights")
 """Where the pipeline leaves what it has trained; `dvc repro` makes it."""
@@ -19,30 +19,21 @@ DEFAULT = "tcl"
 OFFICIAL = "official"
 
 
-class Found(NamedTuple):
-    """A checkpoint file, and the CLIP to complete it with, should it come without its towers."""
-
-    file: Path
-    clip: Path | None = None
-
-
-def find_checkpoint(path_or_name: str | Path | None = None, *, folder: Path = CACHE, weights: Path = WEIGHTS) -> Found:
+def find_checkpoint(path_or_name: str | Path | None = None, *, folder: Path = CACHE, weights: Path = WEIGHTS) -> Path:
     """The file of a checkpoint: a path as it is, a variant's name below `weights`, "official", or None for weights/tcl.
 
     folder: where the official checkpoint is kept; it is fetched if it is not there. Raises TCLError if there is no
     such checkpoint, it could not be fetched, or it differs from what was fetched first.
     """
-    clip = weights / "clip.safetensors"
-    towers = clip if clip.is_file() else None
     if path_or_name is None:
         return _default(weights)
     name = str(path_or_name)
     if name == OFFICIAL:
-        return Found(official_checkpoint(folder), towers)
+        return official_checkpoint(folder)
     if Path(name).is_file():
-        return Found(Path(name), towers)
+        return Path(name)
     if (weights / f"{name}.safetensors").is_file():
-        return Found(weights / f"{name}.safetensors")
+        return weights / f"{name}.safetensors"
     known = [*variants(weights), OFFICIAL]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"names known here: {', '.join(known)}."
@@ -86,11 +77,11 @@ def checksum_record(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def _default(weights: Path) -> Found:
+def _default(weights: Path) -> Path:
     file = weights / f"{DEFAULT}.safetensors"
     if not file.is_file():
         raise TCLError(
             f"{file}: not there, and no checkpoint is named. `dvc repro` (or `make repro`) trains it from the demo; "
             f"or name a file, or {OFFICIAL!r} for the authors' weights."
         )
-    return Found(file)
+    return file

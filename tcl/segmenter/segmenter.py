@@ -73,8 +73,8 @@ class Segmenter:
 
         Raises TCLError if there is no such checkpoint, it cannot be fetched, or it is damaged.
         """
-        file, clip = find_checkpoint(path_or_name, folder=Path(folder))
-        return cls(load(file, clip=clip), device=device, cache_bytes=cache_bytes)
+        file = find_checkpoint(path_or_name, folder=Path(folder))
+        return cls(load(file), device=device, cache_bytes=cache_bytes)
 
     @overload
     def __call__(

@@ -47,7 +47,7 @@ def test_the_official_checkpoint_is_fetched_once_and_checked_ever_after(release:
     record = (folder / "tcl.pth.sha256").read_text().split()
     assert record == [hashlib.sha256(CONTENT).hexdigest(), "tcl.pth"]
     release.unlink()
-    assert find_checkpoint("official", folder=folder, weights=tmp_path).file == file
+    assert find_checkpoint("official", folder=folder, weights=tmp_path) == file
     file.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(TCLError, match=rf"{record[0]} was recorded in .*sha256"):
         official_checkpoint(folder)
@@ -78,9 +78,9 @@ def test_names_and_paths(tmp_path: Path) -> None:
         find_checkpoint(weights=tmp_path)
     for name in ("clip", "tcl", "no_smoothness"):
         (tmp_path / f"{name}.safetensors").touch()
-    assert find_checkpoint(weights=tmp_path).file == tmp_path / "tcl.safetensors"
-    assert find_checkpoint("no_smoothness", weights=tmp_path).file == tmp_path / "no_smoothness.safetensors"
-    assert find_checkpoint(tmp_path / "tcl.safetensors", weights=tmp_path).file == tmp_path / "tcl.safetensors"
+    assert find_checkpoint(weights=tmp_path) == tmp_path / "tcl.safetensors"
+    assert find_checkpoint("no_smoothness", weights=tmp_path) == tmp_path / "no_smoothness.safetensors"
+    assert find_checkpoint(tmp_path / "tcl.safetensors", weights=tmp_path) == tmp_path / "tcl.safetensors"
     with pytest.raises(TCLError, match="did you mean no_smoothness"):
         find_checkpoint("no_smoothnes", weights=tmp_path)
     assert checkpoints.variants(tmp_path) == ["no_smoothness", "tcl"]
@@ -122,8 +122,8 @@ def test_experiments_of_dvc_are_listed_and_can_be_named(
     assert list(found) == ["tcl", "brave/tcl", "official"]
     assert found["tcl"].default
     assert found["official"].file is None
-    assert models.find("brave/tcl").file.read_bytes() == demo_checkpoint.read_bytes()
-    assert models.find(None).file == project / "weights" / "tcl.safetensors"
+    assert models.find("brave/tcl").read_bytes() == demo_checkpoint.read_bytes()
+    assert models.find(None) == project / "weights" / "tcl.safetensors"
     with pytest.raises(TCLError, match="brave/other"):
         models.find("brave/other")
     arguments = __import__("argparse").Namespace(json=True)
