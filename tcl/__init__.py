@@ -8,10 +8,16 @@ if TYPE_CHECKING:
     from tcl.errors import TCLError
     from tcl.inference.load import load
     from tcl.model.tokenizer import tokenize
+    from tcl.segmenter.segmenter import Segmenter
 
-__all__ = ["TCLError", "load", "tokenize"]
+__all__ = ["Segmenter", "TCLError", "load", "tokenize"]
 
-_HOMES = {"TCLError": "tcl.errors", "load": "tcl.inference.load", "tokenize": "tcl.model.tokenizer"}
+_HOMES = {
+    "Segmenter": "tcl.segmenter.segmenter",
+    "TCLError": "tcl.errors",
+    "load": "tcl.inference.load",
+    "tokenize": "tcl.model.tokenizer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tcl.commands import convert, data, evaluate
+from tcl.commands import convert, data, evaluate, export, models, segment, web
 from tcl.commands.boundary import boundary
 
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--report", type=Path, default=Path("report"), metavar="DIR")
     show.set_defaults(run=_show)
 
-    for module in (data, evaluate, convert):
+    for module in (data, segment, models, web, export, evaluate, convert):
         module.add_parser(commands)
     return top
 

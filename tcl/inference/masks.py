@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +44,27 @@ def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
 
 
-def maskclip_maps(clip: Clip, tokens: Tensor, grid: tuple[int, int], embeddings: Tensor) -> Tensor:
-    """MaskCLIP's cosine maps [B, N, gh, gw] from the tokens behind CLIP's last block, with identity attention there."""
-    dense = normalise(dense_embeddings(clip.visual, tokens, grid), dim=1)
-    return torch.einsum("bdhw,nd->bnhw", dense, embeddings)
+def maskclip_features(clip: Clip, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """MaskCLIP's [B, D, gh, gw], of length 1, from tokens behind CLIP's last block, with identity attention there."""
+    return normalise(dense_embeddings(clip.visual, tokens, grid), dim=1)
+
+
+def cosine_maps(features: Tensor, embeddings: Tensor) -> Tensor:
+    """Cosines [B, N, h, w] of features [B, D, h, w] and embeddings [N, D], both of length 1."""
+    return torch.einsum("bdhw,nd->bnhw", features, embeddings)
+
+
+class WindowFeatures(NamedTuple):
+    """All that masks of one batch of windows need of the images; no word changes it.
+
+    images: [B, 3, H, W], normalised, padded to the patch size. inside: where in them the windows lie. tcl: V
+    [B, D, h, w], not normalised. maskclip: CLIP's own [B, D, gh, gw] of length 1, or None where it was not asked for.
+    """
+
+    images: Tensor
+    inside: tuple[slice, ...]
+    tcl: Tensor
+    maskclip: Tensor | None
 
 
 def knowledge_preserving_masks(cosines: Tensor) -> Tensor:
@@ -71,17 +88,26 @@ class TCLSegmenter(TCL):
         kp_w: share of the frozen MaskCLIP map in the result (the paper's knowledge-preserving mix), in [0, 1].
         """
         embeddings = normalise(embeddings)
+        window = self.window_features(images, maskclip=kp_w > 0)
+        masks = torch.sigmoid(self.mask_logits(window.tcl, embeddings))
+        if pamr:
+            masks = refine(window.images, masks, self.settings)
+        if window.maskclip is not None:
+            prior = knowledge_preserving_masks(cosine_maps(window.maskclip, embeddings))
+            masks = kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - kp_w) * masks
+        return resize(masks, (window.images.shape[2], window.images.shape[3]))[window.inside]
+
+    @torch.no_grad()
+    def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures:
+        """Run the image tower and the grounder on [B, 3, H, W], normalised, any size; maskclip: CLIP's own map too."""
         padded, inside = pad_to_multiple(images, self.patch_size)
         grid = patch_grid(self.clip.visual, padded)
         tokens = self.frozen_tokens(padded)
-        masks = torch.sigmoid(self.mask_logits(self.grounder(tokens, grid), embeddings))
-        if pamr:
-            masks = refine(padded, masks, self.settings)
-        if kp_w:
+        own = None
+        if maskclip:
             last = run_dense_blocks(self.clip.visual.transformer.resblocks[len(self.trunk) :], tokens)
-            prior = knowledge_preserving_masks(maskclip_maps(self.clip, last, grid, embeddings))
-            masks = kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - kp_w) * masks
-        return resize(masks, (padded.shape[2], padded.shape[3]))[inside]
+            own = maskclip_features(self.clip, last, grid)
+        return WindowFeatures(padded, inside, self.grounder(tokens, grid), own)
 
 
 def refine(images: Tensor, masks: Tensor, settings: InferenceSettings) -> Tensor:
@@ -113,7 +139,7 @@ class MaskCLIP(nn.Module):
         padded, inside = pad_to_multiple(images, visual.conv1.kernel_size[0])
         tokens = run_dense_blocks(visual.transformer.resblocks, embed_patches(visual, padded))
         grid, size = patch_grid(visual, padded), (padded.shape[2], padded.shape[3])
-        masks = knowledge_preserving_masks(maskclip_maps(self.clip, tokens, grid, embeddings))
+        masks = knowledge_preserving_masks(cosine_maps(maskclip_features(self.clip, tokens, grid), embeddings))
         masks = resize(masks, (grid[0] << self.levels, grid[1] << self.levels))
         if pamr:
             masks = refine(padded, masks, self.settings)

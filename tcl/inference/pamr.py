@@ -36,19 +36,30 @@ def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     return (-(around - centre).abs() / (1e-8 + 0.1 * std)).mean(dim=0).softmax(dim=-1)
 
 
-def _refine_one(image: Tensor, masks: Tensor, iterations: int, dilations: tuple[int, ...]) -> Tensor:
-    """Masks [N, h, w] of one image [3, h, w]: the affinity is one sparse matrix, applied `iterations` times."""
+def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """The affinity of an image [3, h, w] as one sparse matrix [hw, hw], fixed through the iterations."""
     weights = affinity(image, dilations)
     pixels, degree = weights.shape
     columns = _neighbours(image.shape[1], image.shape[2], dilations).to(image.device).flatten()
     rows = torch.arange(0, pixels * degree + 1, degree, device=image.device)
     with warnings.catch_warnings():  # torch calls CSR tensors a beta feature
         warnings.simplefilter("ignore", UserWarning)
-        matrix = torch.sparse_csr_tensor(rows, columns, weights.flatten(), size=(pixels, pixels))
+        return torch.sparse_csr_tensor(rows, columns, weights.flatten(), size=(pixels, pixels))
+
+
+def iterate(matrix: Tensor, masks: Tensor, iterations: int) -> Tensor:
+    """Masks [N, h, w], each replaced `iterations` times by its neighbours' weighted sum: [N, h, w]."""
     state = masks.flatten(1).T.contiguous()
     for _ in range(iterations):
         state = matrix @ state
     return state.T.reshape(masks.shape)
+
+
+def on_grid(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [B, 3, H, W] resized to the mask grid: [B, 3, *size] (bilinear, align_corners True)."""
+    if (images.shape[2], images.shape[3]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
 @torch.no_grad()
@@ -63,7 +74,5 @@ def pamr(
 
     The images are resized to the mask grid (bilinear, align_corners True). Values stay within the range of the masks.
     """
-    if images.shape[2:] != masks.shape[2:]:
-        images = F.interpolate(images, size=masks.shape[2:], mode="bilinear", align_corners=True)
-    pairs = zip(images, masks, strict=True)
-    return torch.stack([_refine_one(image, mask, iterations, tuple(dilations)) for image, mask in pairs])
+    pairs = zip(on_grid(images, (masks.shape[2], masks.shape[3])), masks, strict=True)
+    return torch.stack([iterate(transition(image, tuple(dilations)), mask, iterations) for image, mask in pairs])

@@ -14,13 +14,14 @@ from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSetting
 def model_input(image: NDArray[np.uint8], settings: InferenceSettings) -> Tensor:
     """uint8 BGR [H, W, 3] as cv2 decodes it -> normalised RGB float32 [1, 3, H', W'].
 
-    Resized by s = min(long_side / long, short_side / short) to int(side * s + .5), bilinear on uint8.
+    Resized by s = min(long_side / long, short_side / short) to int(side * s + .5), bilinear on uint8; a side keeps at
+    least one pixel.
     """
     import cv2
 
     height, width = image.shape[:2]
     scale = min(settings.long_side / max(height, width), settings.short_side / min(height, width))
-    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    size = (max(int(width * scale + 0.5), 1), max(int(height * scale + 0.5), 1))
     resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     rgb = torch.from_numpy(resized[:, :, ::-1].astype(np.float32))
     return ((rgb - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1)[None].contiguous()

@@ -96,7 +96,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     square one of training, also when a non-square grid has as many patches.
     """
     side = round((positions.shape[0] - 1) ** 0.5)
-    if grid == (side, side):
+    if not torch.compiler.is_exporting() and grid == (side, side):
         return positions
     patches = positions[1:].T.reshape(1, -1, side, side)
     resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
@@ -110,7 +110,7 @@ def embed_patches(visual: ImageTower, images: Tensor) -> Tensor:
     """
     patches = visual.conv1(images)
     tokens = patches.flatten(2).transpose(1, 2)
-    class_token = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+    class_token = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
     positions = resize_positions(visual.positional_embedding, (patches.shape[2], patches.shape[3]))
     return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
 
