@@ -19,6 +19,7 @@ from tcl.model.tcl import Objective
 from tcl.training.data import open_pairs, training_batches
 from tcl.training.loop import fit
 from tcl.training.machine import prepare
+from tcl.training.pictures import mask_picture
 from tcl.training.resume import resume_directory
 from tcl.training.snapshots import Snapshots
 from tcl.training.state import Row
@@ -26,6 +27,8 @@ from tcl.training.tasks import TCLTask
 
 CLIP = Path("weights/clip.safetensors")
 MANIFESTS = Path("manifests/pairs")
+PICTURED = 6
+"""Training images whose masks are drawn now and then."""
 
 
 def main(variant: str, ranks: Ranks) -> None:
@@ -64,6 +67,8 @@ def main(variant: str, ranks: Ranks) -> None:
         ranks=ranks,
         micro_batch=here.micro_batch,
     )
+    first = batches[0]
+    shown = (first["images"][:PICTURED].to(ranks.device), first["tokens"][:PICTURED].to(ranks.device))
     with (
         resume_directory(runs_root(), f"train-{variant}", subject, first=ranks.first) as resume,
         tracked(f"train@{variant}", subject, enabled=ranks.first, run_id=resume.run_id) as run,
@@ -72,6 +77,10 @@ def main(variant: str, ranks: Ranks) -> None:
         def log(row: Row) -> None:
             run.log(row)
             resume.remember_run(run.id)
+            if row["step"] % plan.keep_every == 0 or row["step"] == plan.last_step:
+                run.picture(
+                    mask_picture(model, *shown, first["captions"][:PICTURED]), f"masks/step-{int(row['step']):08d}.png"
+                )
 
         snapshots = Snapshots(resume.path / "snapshots", every=plan.keep_every)
         rows = fit(

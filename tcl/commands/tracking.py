@@ -20,7 +20,7 @@ from tcl.files import replacing, sha256
 EXPERIMENT = "tcl"
 SQLITE = "sqlite:///"
 PATIENCE = 20.0
-"""Seconds that a finished stage waits for what is still to be logged, once the store has answered."""
+"""Seconds without progress that a finished stage waits for what is still to be logged, once the store has answered."""
 FIRST_PATIENCE = 5.0
 """The same for a store that has not answered yet."""
 SET_UP_PATIENCE = 60.0
@@ -42,6 +42,7 @@ class Run:
         self.name, self.id = name, run_id
         self._resumed = run_id is not None
         self._logged_until = -1
+        self._done = 0
         self._ready = threading.Event()
         self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=10_000)
         self._thread: threading.Thread | None = None
@@ -65,6 +66,10 @@ class Run:
                 run, str(path), folder or None
             )
         )
+
+    def picture(self, image: Any, name: str) -> None:
+        """Keep a PIL image under a file name among the run's artifacts."""
+        self._put(lambda client, run: client.log_image(run, image, name))
 
     def weights(self, path: str | Path) -> None:
         """Tag the run with the path and the SHA-256 of the weights that it made."""
@@ -103,8 +108,11 @@ class Run:
         self._put(lambda client, run: client.set_terminated(run, status))
         self._put(None)
         self._ready.wait(SET_UP_PATIENCE)
-        patience = FIRST_PATIENCE if self.id is None else PATIENCE
-        self._thread.join(patience)
+        done = -1
+        while self._thread.is_alive() and self._done > done:
+            done = self._done
+            patience = FIRST_PATIENCE if self.id is None else PATIENCE
+            self._thread.join(patience)
         if self._thread.is_alive():
             self._give_up(f"no answer in {patience:.0f} seconds")
 
@@ -132,6 +140,7 @@ class Run:
             monitor = _system_monitor(client, self.id, resumed=self._resumed)
             while (job := self._jobs.get()) is not None:
                 job(client, self.id)
+                self._done += 1
         except Exception as error:  # tracking must never end a stage
             self._give_up(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         finally:
