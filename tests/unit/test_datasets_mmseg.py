@@ -114,7 +114,7 @@ import sys
 from tcl.mends import import_mmseg_datasets, import_open_clip, mend_mmcv
 import_open_clip()
 import_mmseg_datasets()
-assert not {"timm", "albumentations", "mmcv.ops", "wandb"} & set(sys.modules)
+assert not {"timm", "albumentations", "mmcv.ops", "torch._dynamo", "wandb"} & set(sys.modules)
 assert {"open_clip", "mmseg.datasets"} <= set(sys.modules)
 mend_mmcv()
 import timm, mmcv.ops
