@@ -20,7 +20,12 @@ def main() -> None:
     results = {variant: read_results(Path("results"), variant) for variant in variants}
     ours = {variant: our_row(NAMES.get(variant, variant), results[variant]) for variant in variants}
     rows = main_rows(config, ours)
-    folders = {NAMES.get(v, v): Path("overlays") / v / config.report.pictures_of for v in variants}
+    folders = {
+        NAMES.get(v, v): Path("overlays/baselines") / config.report.pictures_of / v
+        if v in config.baselines.methods
+        else Path("overlays") / v / config.report.pictures_of
+        for v in variants
+    }
     pictured = write_wall(OUT / "segmentations.png", folders, rows=config.report.pictures)
     for key in config.benchmarks:
         write_text(OUT / "per_class" / f"{key}.csv", per_class(results, key))

@@ -231,10 +231,9 @@ class Benchmark(Section):
 
 
 class Baselines(Section):
-    """Training-free methods on the frozen CLIP, and the background threshold of their maps."""
+    """Training-free methods on the frozen CLIP, by their names in `tcl.inference.baselines`."""
 
-    methods: Annotated[tuple[Literal["maskclip"], ...], Field(min_length=1)]
-    bg_thresh: Share
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Evaluation(Section):

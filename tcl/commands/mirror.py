@@ -34,7 +34,7 @@ def mirrored(config: Config, results: Results, averages: Mapping[str, float | No
                 f"{name}/{variant}",
                 parameters={"variant": variant, "evaluate": values["evaluate"]},
                 metrics=dict(_scores(scores, averages[variant])),
-                folders={"results": Path("results") / variant, "overlays": Path("overlays") / variant},
+                folders=_folders(variant),
             )
         yield run
 
@@ -54,3 +54,11 @@ def _scores(scores: Mapping[str, Mapping[str, Any]], average: float | None) -> I
                 yield f"IoU/{key}/{label}", value
     if average is not None:
         yield "mIoU/average", average
+
+
+def _folders(variant: str) -> dict[str, Path]:
+    """Result files and pictures of a variant or training-free method, by their place among the artifacts."""
+    folders = {"results": Path("results") / variant, "overlays": Path("overlays") / variant}
+    for kind, name in (("results", f"{variant}.json"), ("overlays", variant)):
+        folders |= {f"{kind}/{each.parent.name}": each for each in Path(kind).glob(f"baselines/*/{name}")}
+    return folders

@@ -17,6 +17,9 @@ KEYS = ("voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "ci
 MONITORS = ("t_voc20", "t_context59")
 """Training splits on which a training run is watched."""
 
+THRESHOLD_SPLITS = ("t_voc",)
+"""Training splits with a background, on which a threshold is chosen."""
+
 DATASETS = ("voc", "context", "coco_stuff164k", "cityscapes", "ade20k")
 """The data sets that the benchmarks are made of; each is prepared as a whole."""
 
@@ -110,12 +113,12 @@ class Benchmark:
 
 @cache
 def load(key: str) -> Benchmark:
-    """The benchmark of this key, one of `KEYS` and `MONITORS`.
+    """The benchmark of this key, one of `KEYS`, `MONITORS` and `THRESHOLD_SPLITS`.
 
     Raises:
         TCLError: there is no such benchmark.
     """
-    known = KEYS + MONITORS
+    known = KEYS + MONITORS + THRESHOLD_SPLITS
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -129,14 +132,14 @@ def load(key: str) -> Benchmark:
 
 
 def of_dataset(dataset: str) -> tuple[Benchmark, ...]:
-    """The benchmarks and monitors that are made of this data set, one of `DATASETS`.
+    """The benchmarks and training splits that are made of this data set, one of `DATASETS`.
 
     Raises:
         TCLError: there is no such data set.
     """
     if dataset not in DATASETS:
         raise TCLError(f"data set {dataset!r} is not known. There are: {', '.join(DATASETS)}.")
-    return tuple(each for each in map(load, KEYS + MONITORS) if each.dataset == dataset)
+    return tuple(each for each in map(load, KEYS + MONITORS + THRESHOLD_SPLITS) if each.dataset == dataset)
 
 
 @cache

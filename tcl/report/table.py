@@ -55,8 +55,9 @@ def paper_rows(names: Sequence[str]) -> list[Row]:
 
 def read_results(folder: Path, variant: str) -> dict[str, dict[str, Any]]:
     """The result files of a variant by benchmark key; those that do not exist are left out."""
-    paths = {key: folder / variant / f"{key}.json" for key in KEYS}
-    return {key: json.loads(path.read_text(encoding="utf-8")) for key, path in paths.items() if path.is_file()}
+    paths = [(key, folder / variant / f"{key}.json") for key in KEYS]
+    paths += [(key, folder / "baselines" / key / f"{variant}.json") for key in KEYS]
+    return {key: json.loads(path.read_text(encoding="utf-8")) for key, path in paths if path.is_file()}
 
 
 def our_row(name: str, results: Mapping[str, Mapping[str, Any]]) -> Row:

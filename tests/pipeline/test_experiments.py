@@ -51,7 +51,9 @@ def test_mlflow_mirrors_the_results(finished: Path) -> None:
     assert experiment.data.params["evaluate.pamr"] == "True"
     assert artifacts(finished, experiment.info.run_id) == {"manifests", "params.yaml", "report"}
     children = runs(finished, mlflow__parentRunId=experiment.info.run_id)
-    assert {child.info.run_name for child in children} == {"workspace/tcl", "workspace/maskclip"}
+    assert {child.info.run_name for child in children} == {
+        f"workspace/{name}" for name in ("tcl", "clip", "maskclip", "sclip", "naclip", "clearclip", "gem")
+    }
     for child in children:
         assert {"results", "overlays"} == artifacts(finished, child.info.run_id)
         assert "IoU/voc/background" in child.data.metrics
