@@ -105,6 +105,23 @@ def evaluate(
     return evaluate_heads(model, benchmark, root, settings=settings, heads=heads, only=only, ranks=ranks)[0]
 
 
+def evaluate_settings(
+    model: SegmentationModel,
+    benchmark: Benchmark,
+    root: Path,
+    *,
+    settings: Sequence[InferenceSettings],
+    only: Sequence[str] | None = None,
+    ranks: Ranks | None = None,
+) -> list[Outcome]:
+    """Score a model on a benchmark under each of several settings; the rest is as in `evaluate`."""
+    outcomes = []
+    for each in settings:
+        model.settings = each
+        outcomes.append(evaluate(model, benchmark, root, settings=each, only=only, ranks=ranks))
+    return outcomes
+
+
 def evaluate_heads(
     model: SegmentationModel,
     benchmark: Benchmark,
