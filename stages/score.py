@@ -1,6 +1,7 @@
 """python -m stages.launch score WEIGHTS DATASET [SWEEP]: score weights on every benchmark of a data set.
 
-The training splits that monitor a training are scored too. Of a sweep's settings each gets a result file of its own.
+The training splits that monitor a training are scored too; of the main model, whose benchmarks have stages of their
+own, these alone. Of a sweep's settings each gets a result file of its own.
 """
 
 import json
@@ -30,7 +31,7 @@ def main(weights: str, dataset: str, sweep: str | None, ranks: Ranks) -> None:
         else {f"{weights}/{dataset}": config.evaluate}
     )
     digest = sha256(file)
-    for key in scored_benchmarks(dataset):
+    for key in scored_benchmarks(dataset, all_of_them=weights.startswith("ablations/") or sweep is not None):
         chosen = config.benchmarks[key.removeprefix("t_")]
         outcomes = evaluate_settings(
             model,
@@ -55,10 +56,11 @@ def inference_settings(section: Evaluate, bg_thresh: float | None) -> InferenceS
     return settings if settings.bg_thresh is not None else settings.but(bg_thresh=bg_thresh)
 
 
-def scored_benchmarks(dataset: str) -> list[str]:
-    """The benchmarks of a data set, and the monitors whose training split has been verified."""
+def scored_benchmarks(dataset: str, *, all_of_them: bool) -> list[str]:
+    """The monitors of a data set whose training split has been verified, and before them the benchmarks if asked."""
     verified = json.loads(Path(f"manifests/{dataset}.json").read_text(encoding="utf-8"))["benchmarks"]
-    return [key for key in (*benchmarks.KEYS, *benchmarks.MONITORS) if key in verified]
+    keys = (*benchmarks.KEYS, *benchmarks.MONITORS) if all_of_them else benchmarks.MONITORS
+    return [key for key in keys if key in verified]
 
 
 if __name__ == "__main__":

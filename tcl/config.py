@@ -245,13 +245,14 @@ class Ablations(Section):
     """What is run beyond the main table, by the names of files in conf/ablation.
 
     trained: variants of training, each once a seed, scored on the data sets. swept: lists of inference settings under
-    which the main model is scored.
+    which the main model is scored. monitored: data sets on whose training splits it is scored too.
     """
 
     trained: tuple[str, ...]
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)]
     swept: tuple[str, ...]
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    monitored: tuple[str, ...]
 
 
 class Evaluation(Section):
@@ -328,9 +329,9 @@ class Config(Section):
         for name in self.train.sources or ():
             if name not in self.sources:
                 problems.append(f"train.sources: {name!r} is not among the sources {', '.join(self.sources)}")
-        for name in self.ablations.datasets:
+        for name in (*self.ablations.datasets, *self.ablations.monitored):
             if name not in self.datasets:
-                problems.append(f"ablations.datasets: {name!r} is not among the data sets")
+                problems.append(f"ablations: {name!r} is not among the data sets")
         return problems
 
 

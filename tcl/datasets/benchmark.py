@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -109,6 +110,19 @@ class Benchmark:
         paths = (os.path.join(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names)
         found = sorted(p for p in paths if p.endswith(self.image_suffix) and not os.path.basename(p).startswith("."))
         return [path[len(folder) + 1 : -len(self.image_suffix)] for path in found]
+
+
+def prompted_classes(benchmark: Benchmark, only: Sequence[str] | None = None) -> list[str]:
+    """The class names that become prompts: all but the background, or those of `only`, in the benchmark's order.
+
+    Raises TCLError if a name in `only` is not one of the benchmark's.
+    """
+    foreground = benchmark.classes[1:] if benchmark.background else benchmark.classes
+    if only is None:
+        return list(foreground)
+    if unknown := [name for name in only if name not in foreground]:
+        raise TCLError(f"benchmarks.{benchmark.key}.classes: {', '.join(unknown)} is not among its classes.")
+    return [name for name in foreground if name in only]
 
 
 @cache

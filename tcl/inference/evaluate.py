@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcl.datasets.benchmark import Benchmark, Sample
+from tcl.datasets.benchmark import Benchmark, Sample, prompted_classes
 from tcl.errors import TCLError
 from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
@@ -56,19 +56,6 @@ class Outcome:
 
     result: dict[str, Any]
     seconds: float
-
-
-def prompted_classes(benchmark: Benchmark, only: Sequence[str] | None = None) -> list[str]:
-    """The class names that become prompts: all but the background, or those of `only`, in the benchmark's order.
-
-    Raises TCLError if a name in `only` is not one of the benchmark's.
-    """
-    foreground = benchmark.classes[1:] if benchmark.background else benchmark.classes
-    if only is None:
-        return list(foreground)
-    if unknown := [name for name in only if name not in foreground]:
-        raise TCLError(f"benchmarks.{benchmark.key}.classes: {', '.join(unknown)} is not among its classes.")
-    return [name for name in foreground if name in only]
 
 
 def segment(
@@ -212,6 +199,7 @@ class Tally:
             "IoU": scores.iou,
             "images": self.images,
             "settings": self.settings.in_force(background=benchmark.background),
+            "pixels": {name: int(areas[3][index]) for name, index in zip(self.scored, self.channels, strict=True)},
             "confusion": frequent_confusions(confusion, benchmark.classes, only=self.scored),
         }
         if benchmark.background:
