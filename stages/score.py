@@ -32,7 +32,7 @@ def main(weights: str, dataset: str, sweep: str | None, ranks: Ranks) -> None:
     )
     digest = sha256(file)
     for key in scored_benchmarks(dataset, all_of_them=weights.startswith("ablations/") or sweep is not None):
-        chosen = config.benchmarks[key.removeprefix("t_")]
+        chosen = {**config.benchmarks, **config.monitors}[key]
         outcomes = evaluate_settings(
             model,
             benchmarks.load(key),

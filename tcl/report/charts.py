@@ -40,8 +40,8 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, rule: float |
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in x_ticks:
         x = place(tick, 0)[0]
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 15}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>')
     if rule is not None and x_low <= rule <= x_high:
         parts.append(f'<path class="rule" d="M{place(rule, 0)[0]:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
     for line in lines:

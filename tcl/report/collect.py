@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from tcl.ablations import Ablation, read_ablation, swept
 from tcl.config import Config, Evaluate
-from tcl.datasets import benchmark as benchmarks
-from tcl.datasets.benchmark import KEYS, MONITORS
+from tcl.datasets.benchmark import KEYS, MONITORS, load, prompted_classes
 from tcl.files import sha256
 from tcl.inference.settings import InferenceSettings
 from tcl.report.results import Expected, Raw, Result, method_name, method_names, read_result
@@ -46,6 +45,7 @@ class Contents:
     flaws: Sequence[str]
     metrics: Mapping[str, Any]
     curves: Mapping[str, Sequence[Mapping[str, float]]]
+    monitors: Mapping[str, Sequence[Mapping[str, float]]]
     seconds: Mapping[str, Mapping[str, float]]
 
 
@@ -72,7 +72,7 @@ class Reader:
 
     def scored(self, place: str, weights: Path, settings: Evaluate, *, keys: Iterable[str]) -> dict[str, Result]:
         """Results of the stages that score all of a data set; place: a folder with `{}` for the data set."""
-        found = {key: benchmarks.load(key).dataset for key in keys}
+        found = {key: load(key).dataset for key in keys}
         places = {key: f"{place.format(dataset)}/{key}" for key, dataset in found.items() if self._wanted(key)}
         return self._read(places, self.root / weights, settings)
 
@@ -83,7 +83,7 @@ class Reader:
         return self._digests[weights]
 
     def _wanted(self, key: str) -> bool:
-        dataset = benchmarks.load(key).dataset
+        dataset = load(key).dataset
         return dataset in self.config.ablations.datasets and (key in KEYS or self._images(key) is not None)
 
     def _read(
@@ -98,13 +98,13 @@ class Reader:
         return results
 
     def _expected(self, key: str, weights: Path, evaluate: Evaluate, bg_thresh: float | None) -> Expected:
-        benchmark, chosen = benchmarks.load(key), self.config.benchmarks[key.removeprefix("t_")]
+        benchmark, chosen = load(key), {**self.config.benchmarks, **self.config.monitors}[key]
         settings = InferenceSettings(**evaluate.model_dump(exclude={"overlays"}))
         if bg_thresh is not None:
             settings = settings.but(bg_thresh=bg_thresh)
         elif settings.bg_thresh is None:
             settings = settings.but(bg_thresh=chosen.bg_thresh)
-        names = benchmarks.prompted_classes(benchmark, chosen.classes)
+        names = prompted_classes(benchmark, chosen.classes)
         return Expected(
             weights,
             self.digest(weights),
@@ -115,7 +115,7 @@ class Reader:
 
     def _images(self, key: str) -> int | None:
         """How many images the prepared data set has of this benchmark."""
-        file = self.root / f"manifests/{benchmarks.load(key).dataset}.json"
+        file = self.root / f"manifests/{load(key).dataset}.json"
         prepared = json.loads(file.read_text(encoding="utf-8"))["benchmarks"] if file.is_file() else {}
         return prepared.get(key, {}).get("images")
 
@@ -142,7 +142,8 @@ def collect(config: Config, values: Mapping[str, Any], root: Path) -> Contents:
         ],
         flaws=reader.flaws,
         metrics={name: row.rounded() for name, row in {**rows, **ablation_rows}.items()},
-        curves={path.stem: read_curve(path) for path in sorted((root / "curves").glob("*.csv"))},
+        curves=read_curves(root / "curves"),
+        monitors=read_curves(root / "curves/monitors"),
         seconds={name: read_seconds(name, kinds[name], config, root) for name in read},
     )
 
@@ -220,10 +221,14 @@ def provenance(name: str, weights: Path, results: Mapping[str, Raw], reader: Rea
     )
 
 
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a training's curve."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+def read_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """The rows of each training's curve in a folder, by variant."""
+    curves = {}
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        curves[path.stem] = [{key: float(value) for key, value in row.items() if value} for row in rows]
+    return curves
 
 
 def read_seconds(name: str, kind: Kind, config: Config, root: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from tcl.config import Config
-from tcl.datasets import benchmark as benchmarks
+from tcl.datasets.benchmark import KEYS, MONITORS, load
 from tcl.inference.overlays import class_colours
 from tcl.inference.thresholds import THRESHOLDS
 from tcl.report.charts import Line, line_chart
@@ -64,7 +64,7 @@ def page(config: Config, contents: Contents, wall: Wall | None) -> str:
         title=config.report.title,
         profile=config.profile,
         pictures_of=config.report.pictures_of,
-        benchmarks=benchmarks.KEYS,
+        benchmarks=KEYS,
         facts=list(facts(contents)),
         main=contents.main,
         ablations=contents.ablations,
@@ -96,7 +96,7 @@ def facts(contents: Contents) -> Iterator[tuple[str, str]]:
 
 def threshold_charts(results: Mapping[str, Mapping[str, Raw]]) -> Iterator[Any]:
     """mIoU over the background threshold, one chart for each benchmark with a background."""
-    for key in benchmarks.KEYS:
+    for key in KEYS:
         raws = {name: each[key] for name, each in results.items() if "thresholds" in each.get(key, {})}
         if raws:
             lines = [_threshold_line(name, raw) for name, raw in raws.items()]
@@ -113,7 +113,7 @@ def _threshold_line(name: str, raw: Raw) -> Line:
 def class_rows(results: Mapping[str, Mapping[str, Raw]], *, one: str, other: str) -> Iterator[BenchmarkClasses]:
     """IoU of every class by two methods, for each benchmark; sorted by `one`."""
     for key, raw in results.get(one, {}).items():
-        benchmark = benchmarks.load(key)
+        benchmark = load(key)
         colours = class_colours(len(benchmark.classes))
         theirs = results.get(other, {}).get(key, {}).get("IoU", {})
         rows = []
@@ -137,14 +137,16 @@ def confusions(raw: Raw | None) -> Confusions | None:
 
 
 def curve_charts(contents: Contents, *, released: int) -> Iterator[Any]:
-    """The objective and its terms over the steps, one chart each; released: when the copied block joins in."""
-    for term in TERMS:
-        lines = [
-            Line([(row["step"], row[term]) for row in rows if term in row], f"m-{name}")
-            for name, rows in contents.curves.items()
-        ]
-        if any(line.points for line in lines):
-            yield line_chart(term, lines, x_label="step", rule=released)
+    """The objective, its terms and the monitors' mIoU over the steps; released: when the copied block joins in."""
+    for columns, curves in ((TERMS, contents.curves), (MONITORS, contents.monitors)):
+        for column in columns:
+            lines = [
+                Line([(row["step"], row[column]) for row in rows if column in row], f"m-{name}")
+                for name, rows in curves.items()
+            ]
+            if any(line.points for line in lines):
+                title = f"mIoU % on {column}" if columns is MONITORS else column
+                yield line_chart(title, lines, x_label="step", rule=released)
 
 
 def data_uri(panel: Image.Image) -> str:
