@@ -80,6 +80,22 @@ def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_ablation_of_ones_own_is_trained_and_tabled(finished: Path) -> None:
+    """A file and a list entry; gone again, the others' results are what they were."""
+    file = finished / "conf" / "ablation" / "mine.yaml"
+    file.write_text("title: twice the area\ntable: Losses\ntrain: {objective: {area: 0.8}}\n")
+    run(finished, "dvc", "exp", "run", "-S", "ablations.trained=[mine]", "-S", "ablations.seeds=[0,1]")
+    table = (finished / "report" / "ablations" / "losses.md").read_text()
+    assert " ± " in table
+    assert "missing" not in table.partition("twice the area")[2]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics["ablations/mine"]) >= {"voc", "t_voc20", "average"}
+    file.unlink()
+    restore(finished)
+    assert "up to date" in run(finished, "dvc", "repro")
+
+
+@pytest.mark.slow
 def test_results_are_the_same_when_made_again(finished: Path) -> None:
     stages = ("train@tcl", "evaluate@tcl-voc", "baselines@voc", "report")
     paths = [finished / "weights/tcl.safetensors", finished / "results/tcl/voc.json", finished / "report/table.csv"]
