@@ -8,6 +8,7 @@ from tcl.commands.results import write_outcome
 from tcl.commands.workspace import data_root
 from tcl.config import load_config
 from tcl.datasets import benchmark as benchmarks
+from tcl.files import sha256
 from tcl.inference.evaluate import Pictures, evaluate
 from tcl.inference.load import load
 from tcl.inference.settings import InferenceSettings
@@ -17,7 +18,8 @@ from tcl.model.ranks import Ranks, joined_ranks
 def main(variant: str, key: str, ranks: Ranks) -> None:
     config = load_config()
     chosen = config.benchmarks[key]
-    model = load(f"weights/{variant}.safetensors").to(ranks.device)
+    weights = f"weights/{variant}.safetensors"
+    model = load(weights).to(ranks.device)
     model.settings = InferenceSettings(**config.evaluate.model_dump(exclude={"overlays"})).but(
         bg_thresh=chosen.bg_thresh
     )
@@ -31,7 +33,7 @@ def main(variant: str, key: str, ranks: Ranks) -> None:
         pictures=Pictures(Path(f"overlays/{variant}/{key}"), config.evaluate.overlays),
     )
     if ranks.first:
-        write_outcome(outcome, variant, key)
+        write_outcome(outcome, f"{variant}/{key}", weights=sha256(weights))
 
 
 if __name__ == "__main__":

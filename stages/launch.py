@@ -16,7 +16,10 @@ from tcl.commands.boundary import boundary, stopped
 from tcl.config import load_config
 from tcl.errors import TCLError
 
-CPU_PROCESSES = {"train": 2, "clip": 2, "monitor": 1, "evaluate": 1, "baselines": 1}
+CPU_PROCESSES = {
+    **{"train": 2, "clip": 2},
+    **dict.fromkeys(("monitor", "evaluate", "score", "baselines", "thresholds"), 1),
+}
 
 
 def process_count(stage: str) -> int:

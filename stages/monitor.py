@@ -22,7 +22,13 @@ def main(variant: str, ranks: Ranks) -> None:
     clip = load_clip(Path("weights/clip.safetensors"))
     rows = []
     for step, path in snapshots(Path(f"snapshots/{variant}")).items():
-        checkpoint = read_snapshot(path, clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels)
+        checkpoint = read_snapshot(
+            path,
+            clip,
+            frozen_blocks=sizes.frozen_blocks,
+            decoder_levels=sizes.decoder_levels,
+            ordinary_attention=sizes.ordinary_attention,
+        )
         model = from_checkpoint(checkpoint, source=str(path)).to(ranks.device)
         scores = {}
         for key, monitor in config.monitors.items():

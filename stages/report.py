@@ -1,56 +1,67 @@
-"""python -m stages.report: the main table in Markdown and CSV, scores by class, pictures, all of it in MLflow too."""
+"""python -m stages.report: all tables in Markdown, LaTeX and CSV, pictures, one HTML page; the same in MLflow."""
 
 from pathlib import Path
 
 from tcl.commands.boundary import boundary
 from tcl.commands.mirror import mirrored
-from tcl.config import Config, load_config
+from tcl.config import Config, load_config, read_params
 from tcl.files import write_json, write_text
-from tcl.report.table import Row, as_csv, markdown, our_row, paper_rows, per_class, read_results
-from tcl.report.wall import write_wall
+from tcl.report.collect import Contents, collect
+from tcl.report.page import page
+from tcl.report.results import method_name
+from tcl.report.table import Table, as_csv, latex, markdown, per_class
+from tcl.report.wall import build_wall, write_wall
 
 OUT = Path("report")
-METRICS = Path("metrics.json")
-NAMES = {"tcl": "TCL", "official": "TCL (authors' checkpoint)", "maskclip": "MaskCLIP"}
 
 
 def main() -> None:
     config = load_config()
-    variants = [*config.baselines.methods, *dict.fromkeys(each.variant for each in config.evaluations.values())]
-    results = {variant: read_results(Path("results"), variant) for variant in variants}
-    ours = {variant: our_row(NAMES.get(variant, variant), results[variant]) for variant in variants}
-    rows = main_rows(config, ours)
-    folders = {NAMES.get(v, v): Path("overlays") / v / config.report.pictures_of for v in variants}
-    pictured = write_wall(OUT / "segmentations.png", folders, rows=config.report.pictures)
+    contents = collect(config, read_params(Path("params.yaml")), Path())
+    wall = build_wall(overlay_folders(config, contents), rows=config.report.pictures)
+    if wall is not None:
+        write_wall(OUT / "segmentations.png", wall)
     for key in config.benchmarks:
-        write_text(OUT / "per_class" / f"{key}.csv", per_class(results, key))
-    write_text(OUT / "table.csv", as_csv(rows))
-    write_text(OUT / "table.md", markdown(rows))
-    write_text(OUT / "report.md", page(config, rows, pictured=pictured))
-    write_json(METRICS, {variant: row.rounded() for variant, row in ours.items()})
-    with mirrored(config, results, {variant: row.average for variant, row in ours.items()}) as run:
+        raws = {variant: scores[key] for variant, scores in contents.results.items() if key in scores}
+        write_text(OUT / "per_class" / f"{key}.csv", per_class(raws))
+    write_table("table", contents.main)
+    for table in contents.ablations:
+        write_table(f"ablations/{table.title.lower().replace(': ', '-').replace(' ', '-')}", table)
+    write_text(OUT / "index.html", page(config, contents, wall))
+    write_text(OUT / "report.md", markdown_page(contents, pictured=wall is not None))
+    write_json(Path("metrics.json"), contents.metrics)
+    with mirrored(config, contents.results, contents.metrics) as run:
         for path in (OUT, Path("manifests")):
             run.file(path, path.name)
         run.file("params.yaml")
 
 
-def main_rows(config: Config, ours: dict[str, Row]) -> list[Row]:
-    """The paper's rows, ours, and the differences that the profile asks for."""
-    rows = [*paper_rows(config.report.paper_rows), *ours.values()]
-    own = paper_rows(["tcl_pamr" if config.evaluate.pamr else "tcl"])[0]
-    for one, other in config.report.differences:
-        rows.append(ours[one].minus(own if other == "paper" else ours[other]))
-    return rows
+def overlay_folders(config: Config, contents: Contents) -> dict[str, Path]:
+    """Where the pictures of each method are, by its name."""
+    key = config.report.pictures_of
+    return {
+        method_name(name): Path("overlays")
+        / (f"baselines/{key}/{name}" if name in config.baselines.methods else f"{name}/{key}")
+        for name, scores in contents.results.items()
+        if key in scores
+    }
 
 
-def page(config: Config, rows: list[Row], *, pictured: bool) -> str:
-    """The report as one Markdown page."""
-    sources = "\n".join(f"- {row.name}: {row.source}." for row in rows if row.source != "difference in points")
-    picture = "\n![segmentations](segmentations.png)\n" if pictured else ""
-    return (
-        f"# {config.report.title}\n\n{markdown(rows)}\n"
-        f"Background counts as a class in voc, context and coco_object.\n\n{sources}\n{picture}"
-    )
+def write_table(name: str, table: Table) -> None:
+    for suffix, text in (("md", markdown(table)), ("csv", as_csv(table)), ("tex", latex(table))):
+        write_text(OUT / f"{name}.{suffix}", text)
+
+
+def markdown_page(contents: Contents, *, pictured: bool) -> str:
+    """The tables as one Markdown page."""
+    parts = [f"# {contents.main.title}", markdown(contents.main)]
+    parts += ["Background counts as a class in voc, context and coco_object."]
+    parts += ["\n".join(f"- {row.name}: {row.source}." for row in contents.main.rows if row.kind != "difference")]
+    parts += [f"Not shown: {each}" for each in contents.flaws]
+    parts += ["![segmentations](segmentations.png)"] if pictured else []
+    for table in contents.ablations:
+        parts += [f"## {table.title}", markdown(table)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 if __name__ == "__main__":

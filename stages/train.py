@@ -32,20 +32,22 @@ PICTURED = 6
 
 
 def main(variant: str, ranks: Ranks) -> None:
-    config = load_config()
+    config = load_config(variant=variant)
     plan, sizes, here = config.train, config.model, machine()
-    readers = open_pairs(config.sources, shards=data_root(), manifests=MANIFESTS)
+    sources = plan.sources or tuple(config.sources)
+    readers = open_pairs(sources, shards=data_root(), manifests=MANIFESTS)
     subject = {
         "train": plan.model_dump(exclude={"checkpoint_every"}),
         "model": sizes.model_dump(),
         "clip": sha256(CLIP),
-        "pairs": {name: sha256(MANIFESTS / f"{name}.json") for name in config.sources},
+        "pairs": {name: sha256(MANIFESTS / f"{name}.json") for name in sources},
     }
     torch.manual_seed(plan.seed)
     model = build_tcl(
         load_clip(CLIP, expected=ClipSizes(**sizes.clip.model_dump())),
         frozen_blocks=sizes.frozen_blocks,
         decoder_levels=sizes.decoder_levels,
+        ordinary_attention=sizes.ordinary_attention,
         objective=Objective(**plan.objective.model_dump()),
     ).to(ranks.device)
     prepare(model, here)

@@ -138,6 +138,7 @@ class Model(Section):
     clip: ClipSizes
     frozen_blocks: Positive
     decoder_levels: Count
+    ordinary_attention: bool
 
     @model_validator(mode="after")
     def fits(self) -> Model:
@@ -149,14 +150,17 @@ class Model(Section):
 
 
 class Objective(Section):
-    """Weights of the loss terms and the area priors."""
+    """Weights of the loss terms, the area priors, and which masks the two contrastive losses use."""
 
-    tcl: Weight
+    tcli: Weight
+    tclf: Weight
     area: Weight
     tv_image: Weight
     tv_mask: Weight
     area_prior: Share
     negative_area_prior: Share
+    soft_image_masks: bool
+    hard_pooling: bool
 
 
 class Train(Section):
@@ -177,6 +181,7 @@ class Train(Section):
     eps: Rate
     weight_decay: Weight
     clip_norm: Rate
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] | None
     objective: Objective
     augmentation: Literal["flip", "deit"]
     precision: Literal["float32", "bfloat16", "float16"]
@@ -231,10 +236,23 @@ class Benchmark(Section):
 
 
 class Baselines(Section):
-    """Training-free methods on the frozen CLIP, and the background threshold of their maps."""
+    """Training-free methods on the frozen CLIP, by their names in `tcl.inference.baselines`."""
 
-    methods: Annotated[tuple[Literal["maskclip"], ...], Field(min_length=1)]
-    bg_thresh: Share
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Ablations(Section):
+    """What is run beyond the main table, by the names of files in conf/ablation.
+
+    trained: variants of training, each once a seed, scored on the data sets. swept: lists of inference settings under
+    which the main model is scored. monitored: data sets on whose training splits it is scored too.
+    """
+
+    trained: tuple[str, ...]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)]
+    swept: tuple[str, ...]
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    monitored: tuple[str, ...]
 
 
 class Evaluation(Section):
@@ -282,6 +300,7 @@ class Config(Section):
     inference: Inference
     evaluate: Evaluate
     baselines: Baselines
+    ablations: Ablations
     report: Report
 
     @model_validator(mode="after")
@@ -307,19 +326,38 @@ class Config(Section):
             for name, benchmark in members.items():
                 if benchmark.dataset not in self.datasets:
                     problems.append(f"{group}.{name}.dataset: {benchmark.dataset!r} is not among the data sets")
+        for name in self.train.sources or ():
+            if name not in self.sources:
+                problems.append(f"train.sources: {name!r} is not among the sources {', '.join(self.sources)}")
+        for name in (*self.ablations.datasets, *self.ablations.monitored):
+            if name not in self.datasets:
+                problems.append(f"ablations: {name!r} is not among the data sets")
         return problems
 
 
-def load_config(path: str | Path = "params.yaml") -> Config:
-    """Read and check the whole configuration; raises TCLError that lists every problem at once."""
-    path = Path(path)
+def load_config(path: str | Path = "params.yaml", *, variant: str | None = None) -> Config:
+    """Read and check the whole configuration, its ablations included.
+
+    variant: `ablations/<name>-<seed>` for what that ablation is trained with; else the base. Raises TCLError that lists
+    every problem at once.
+    """
+    from tcl.ablations import check_ablations, varied
+
+    values = read_params(Path(path))
+    config = check_config(values, source=str(path))
+    folder = Path(path).parent / "conf/ablation"
+    check_ablations(config, values, folder)
+    return varied(values, variant, folder) if variant and variant.startswith("ablations/") else config
+
+
+def read_params(path: Path) -> Any:
+    """The values in a parameter file, not checked; raises TCLError if it is not there or no YAML."""
     if not path.is_file():
         raise TCLError(f"{path}: not found. Run from the project's root; `tcl config` makes it from conf/.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise TCLError(f"{path}: not valid YAML ({error}). `tcl config` makes it anew from conf/.") from error
-    return check_config(values, source=str(path))
 
 
 def check_config(values: Any, *, source: str) -> Config:

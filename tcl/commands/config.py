@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tcl.ablations import check_ablations
 from tcl.config import check_config
 from tcl.errors import TCLError
 from tcl.files import write_text
@@ -28,7 +29,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf.absolute()), version_base=None):
             composed = hydra_compose("config", overrides=overrides)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()
         raise TCLError(f"{' '.join(overrides) or conf}: {' '.join(line.strip() for line in reason)}") from error
     assert isinstance(values, dict)
@@ -40,5 +41,6 @@ def write_params(overrides: list[str], *, conf: Path = Path("conf"), params: Pat
     if not (conf / "config.yaml").is_file():
         raise TCLError(f"{conf / 'config.yaml'}: not found. Run from the project's root.")
     values = compose(conf, overrides)
-    check_config(values, source=" ".join(overrides) or str(conf))
+    config = check_config(values, source=" ".join(overrides) or str(conf))
+    check_ablations(config, values, conf / "ablation")
     write_text(params, HEADER + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -18,32 +18,28 @@ from tcl.config import Config
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Result files by variant and benchmark key."""
 
-SECTIONS = ("seed", "profile", "world", "clip", "model", "train", "inference", "evaluate", "baselines")
+SECTIONS = ("seed", "profile", "world", "clip", "model", "train", "inference", "evaluate", "baselines", "ablations")
 """What of the configuration tells experiments apart."""
 
 
 @contextmanager
-def mirrored(config: Config, results: Results, averages: Mapping[str, float | None]) -> Iterator[Run]:
-    """Log the results as the stage's run, to which the block may add files; averages: mIoU by variant."""
+def mirrored(config: Config, results: Results, metrics: Mapping[str, Mapping[str, float]]) -> Iterator[Run]:
+    """Log the results as the stage's run, to which the block may add files.
+
+    metrics: mIoU in percent by variant and benchmark key or `average`, ablations among the variants.
+    """
     values = config.model_dump(mode="json", include=set(SECTIONS))
     name = os.environ.get("DVC_EXP_NAME") or "workspace"
     with tracked(name, values, tags={"tcl.kind": "experiment"}) as run:
-        run.log(dict(_summary(results, averages)))
+        run.log({f"{variant}/{key}": value for variant, row in metrics.items() for key, value in row.items()})
         for variant, scores in results.items():
             run.child(
                 f"{name}/{variant}",
                 parameters={"variant": variant, "evaluate": values["evaluate"]},
-                metrics=dict(_scores(scores, averages[variant])),
-                folders={"results": Path("results") / variant, "overlays": Path("overlays") / variant},
+                metrics=dict(_scores(scores, metrics[variant].get("average"))),
+                folders=_folders(variant),
             )
         yield run
-
-
-def _summary(results: Results, averages: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
-    for variant, scores in results.items():
-        yield from ((f"{variant}/{key}", result["mIoU"]) for key, result in scores.items())
-        if (average := averages[variant]) is not None:
-            yield f"{variant}/average", average
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any]], average: float | None) -> Iterator[tuple[str, float]]:
@@ -54,3 +50,11 @@ def _scores(scores: Mapping[str, Mapping[str, Any]], average: float | None) -> I
                 yield f"IoU/{key}/{label}", value
     if average is not None:
         yield "mIoU/average", average
+
+
+def _folders(variant: str) -> dict[str, Path]:
+    """Result files and pictures of a variant or training-free method, by their place among the artifacts."""
+    folders = {"results": Path("results") / variant, "overlays": Path("overlays") / variant}
+    for kind, name in (("results", f"{variant}.json"), ("overlays", variant)):
+        folders |= {f"{kind}/{each.parent.name}": each for each in Path(kind).glob(f"baselines/*/{name}")}
+    return folders

@@ -79,9 +79,9 @@ class Run:
     def child(
         self, name: str, *, parameters: Mapping[str, Any], metrics: Mapping[str, float], folders: Mapping[str, Path]
     ) -> None:
-        """Add a finished run below this one; folders: what to keep a copy of, by its place among the artifacts."""
+        """Add a finished run below this one; folders: what to keep, files too, by its place among the artifacts."""
         now, parameters, metrics = int(time() * 1000), dict(parameters), dict(metrics)
-        absolute = {place: str(folder.absolute()) for place, folder in folders.items() if folder.is_dir()}
+        absolute = {place: folder.absolute() for place, folder in folders.items() if folder.exists()}
 
         def job(client: Any, run: str) -> None:
             experiment = client.get_run(run).info.experiment_id
@@ -90,7 +90,7 @@ class Run:
             _log_parameters(client, child, parameters)
             client.log_batch(child, metrics=_metrics(metrics, now, 0))
             for place, folder in absolute.items():
-                client.log_artifacts(child, folder, place)
+                (client.log_artifacts if folder.is_dir() else client.log_artifact)(child, str(folder), place)
             client.set_terminated(child)
 
         self._put(job)

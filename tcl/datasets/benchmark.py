@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ KEYS = ("voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "ci
 
 MONITORS = ("t_voc20", "t_context59")
 """Training splits on which a training run is watched."""
+
+THRESHOLD_SPLITS = ("t_voc",)
+"""Training splits with a background, on which a threshold is chosen."""
 
 DATASETS = ("voc", "context", "coco_stuff164k", "cityscapes", "ade20k")
 """The data sets that the benchmarks are made of; each is prepared as a whole."""
@@ -108,14 +112,27 @@ class Benchmark:
         return [path[len(folder) + 1 : -len(self.image_suffix)] for path in found]
 
 
+def prompted_classes(benchmark: Benchmark, only: Sequence[str] | None = None) -> list[str]:
+    """The class names that become prompts: all but the background, or those of `only`, in the benchmark's order.
+
+    Raises TCLError if a name in `only` is not one of the benchmark's.
+    """
+    foreground = benchmark.classes[1:] if benchmark.background else benchmark.classes
+    if only is None:
+        return list(foreground)
+    if unknown := [name for name in only if name not in foreground]:
+        raise TCLError(f"benchmarks.{benchmark.key}.classes: {', '.join(unknown)} is not among its classes.")
+    return [name for name in foreground if name in only]
+
+
 @cache
 def load(key: str) -> Benchmark:
-    """The benchmark of this key, one of `KEYS` and `MONITORS`.
+    """The benchmark of this key, one of `KEYS`, `MONITORS` and `THRESHOLD_SPLITS`.
 
     Raises:
         TCLError: there is no such benchmark.
     """
-    known = KEYS + MONITORS
+    known = KEYS + MONITORS + THRESHOLD_SPLITS
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -129,14 +146,14 @@ def load(key: str) -> Benchmark:
 
 
 def of_dataset(dataset: str) -> tuple[Benchmark, ...]:
-    """The benchmarks and monitors that are made of this data set, one of `DATASETS`.
+    """The benchmarks and training splits that are made of this data set, one of `DATASETS`.
 
     Raises:
         TCLError: there is no such data set.
     """
     if dataset not in DATASETS:
         raise TCLError(f"data set {dataset!r} is not known. There are: {', '.join(DATASETS)}.")
-    return tuple(each for each in map(load, KEYS + MONITORS) if each.dataset == dataset)
+    return tuple(each for each in map(load, KEYS + MONITORS + THRESHOLD_SPLITS) if each.dataset == dataset)
 
 
 @cache

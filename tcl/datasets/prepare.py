@@ -5,7 +5,7 @@ from typing import Any
 
 from tcl.datasets import cityscapes, coco, context
 from tcl.datasets.archives import archives_of, lay_out
-from tcl.datasets.benchmark import MONITORS, Benchmark, of_dataset
+from tcl.datasets.benchmark import KEYS, Benchmark, of_dataset
 from tcl.datasets.verify import Verified, verify
 from tcl.errors import TCLError
 
@@ -24,7 +24,7 @@ def prepare(
     """Unpack a data set, convert what it needs beside the originals, and verify every benchmark that is made of it.
 
     Originals are never changed, and what is there already is left alone, so an interrupted call can be repeated.
-    Monitors are verified where the list of their training split is there. `complete` demands the official number of
+    Training splits are verified where their list of images is there. `complete` demands the official number of
     images; without it a subset passes.
 
     Args:
@@ -63,8 +63,8 @@ def prepare(
 
 
 def _wanted(benchmark: Benchmark, root: Path) -> bool:
-    """Whether to verify: a monitor is optional, and is there if its split file is, and names an image."""
-    if benchmark.key not in MONITORS or benchmark.split is None:
+    """Whether to verify: a training split is optional, and is there if its split file is, and names an image."""
+    if benchmark.key in KEYS or benchmark.split is None:
         return True
     split = root / benchmark.split
     return split.is_file() and split.stat().st_size > 0

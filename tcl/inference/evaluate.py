@@ -5,21 +5,32 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcl.datasets.benchmark import Benchmark, Sample
+from tcl.datasets.benchmark import Benchmark, Sample, prompted_classes
 from tcl.errors import TCLError
 from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
-from tcl.inference.slide import label_map, model_input, sliding_logits
+from tcl.inference.slide import (
+    best_foreground,
+    label_map,
+    model_input,
+    sliding_logits,
+    sliding_masks,
+    with_background,
+)
+from tcl.inference.thresholds import THRESHOLDS, best_threshold, threshold_counts, threshold_curve
 from tcl.model.ranks import Ranks
 from tcl.progress import progress
+
+if TYPE_CHECKING:
+    from tcl.datasets.mmseg import LabelledImage
 
 
 @dataclass(frozen=True)
@@ -31,24 +42,20 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Head:
+    """One of the maps that a model makes of an image: its background threshold, and where pictures and maps go."""
+
+    bg_thresh: float
+    pictures: Pictures | None = None
+    maps: Path | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Scores of one benchmark as plain values in a stable order, and the seconds that segmentation took."""
 
     result: dict[str, Any]
     seconds: float
-
-
-def prompted_classes(benchmark: Benchmark, only: Sequence[str] | None = None) -> list[str]:
-    """The class names that become prompts: all but the background, or those of `only`, in the benchmark's order.
-
-    Raises TCLError if a name in `only` is not one of the benchmark's.
-    """
-    foreground = benchmark.classes[1:] if benchmark.background else benchmark.classes
-    if only is None:
-        return list(foreground)
-    if unknown := [name for name in only if name not in foreground]:
-        raise TCLError(f"benchmarks.{benchmark.key}.classes: {', '.join(unknown)} is not among its classes.")
-    return [name for name in foreground if name in only]
 
 
 def segment(
@@ -81,47 +88,124 @@ def evaluate(
     only: names of the classes to prompt and score, the background aside; None takes all of them. maps: a folder for
     each image's predicted class indices, as `<name>.png` of one channel.
     """
-    from tcl.datasets.labels import write_labels
+    heads = [Head(settings.background_threshold, pictures, maps)]
+    return evaluate_heads(model, benchmark, root, settings=settings, heads=heads, only=only, ranks=ranks)[0]
+
+
+def evaluate_settings(
+    model: SegmentationModel,
+    benchmark: Benchmark,
+    root: Path,
+    *,
+    settings: Sequence[InferenceSettings],
+    only: Sequence[str] | None = None,
+    ranks: Ranks | None = None,
+) -> list[Outcome]:
+    """Score a model on a benchmark under each of several settings; the rest is as in `evaluate`."""
+    outcomes = []
+    for each in settings:
+        model.settings = each
+        outcomes.append(evaluate(model, benchmark, root, settings=each, only=only, ranks=ranks))
+    return outcomes
+
+
+def evaluate_heads(
+    model: SegmentationModel,
+    benchmark: Benchmark,
+    root: Path,
+    *,
+    settings: InferenceSettings,
+    heads: Sequence[Head],
+    only: Sequence[str] | None = None,
+    ranks: Ranks | None = None,
+) -> list[Outcome]:
+    """Score a model that gives several masks of each class, one a head, in one pass over the images.
+
+    The heads differ in nothing but their masks and thresholds; the rest is as in `evaluate`.
+    """
     from tcl.datasets.mmseg import open_dataset
-    from tcl.inference.metrics import areas, summarise
 
     ranks = ranks or Ranks()
     dataset = open_dataset(benchmark, root)
-    if maps:
-        _check_names(dataset.samples, maps)
+    for head in heads:
+        if head.maps:
+            _check_names(dataset.samples, head.maps)
     names = prompted_classes(benchmark, only)
-    scored = [benchmark.classes[0], *names] if benchmark.background else names
-    channels = np.array([benchmark.classes.index(name) for name in scored])
+    tallies = [Tally(benchmark, names, settings, head, len(dataset)) for head in heads]
     embeddings = model.class_embeddings(names, settings.templates)
-    total = np.zeros((4, len(benchmark.classes)), dtype=np.int64)
     began = time.monotonic()
     own = range(ranks.rank, len(dataset), ranks.size)
     for index in progress(own, title=benchmark.key, unit="image", total=len(own), shown=ranks.first):
-        name, image, labels = dataset[index]
-        predicted = segment(model, image, embeddings, settings=settings, background=benchmark.background)
-        prediction = channels[predicted]
-        total += _areas_of(areas, prediction, labels, benchmark, dataset.samples[index].labels)
-        if maps:
-            write_labels(maps / f"{name}.png", prediction.astype(np.uint8))
+        loaded = dataset[index]
+        inputs = model_input(loaded.image, settings).to(embeddings.device)
+        masks = sliding_masks(model, inputs, embeddings, settings=settings)
+        for tally, own_masks in zip(tallies, masks.chunk(len(heads), dim=1), strict=True):
+            tally.add(own_masks, loaded, index, dataset.samples[index].labels)
+    seconds = (time.monotonic() - began) / len(heads)
+    return [Outcome(tally.result(ranks), seconds) for tally in tallies]
+
+
+class Tally:
+    """What is counted of one head over the images of a benchmark."""
+
+    def __init__(
+        self, benchmark: Benchmark, names: Sequence[str], settings: InferenceSettings, head: Head, images: int
+    ) -> None:
+        self.benchmark, self.head, self.images = benchmark, head, images
+        self.settings = replace(settings, bg_thresh=head.bg_thresh)
+        self.scored = [benchmark.classes[0], *names] if benchmark.background else list(names)
+        self.channels = np.array([benchmark.classes.index(name) for name in self.scored])
+        classes = len(benchmark.classes)
+        self.areas = np.zeros((4, classes), dtype=np.int64)
+        self.confusion = np.zeros((classes, classes), dtype=np.int64)
+        self.thresholds = np.zeros((3, classes, len(THRESHOLDS) + 1), dtype=np.int64)
+
+    def add(self, masks: Tensor, loaded: LabelledImage, index: int, file: Path) -> None:
+        """Count one image, the index-th; masks: [1, N, H', W']. Raises TCLError that names `file` for bad labels."""
+        from tcl.datasets.labels import write_labels
+        from tcl.inference.metrics import areas, confusion
+
+        benchmark, labels, pictures = self.benchmark, loaded.labels, self.head.pictures
+        classes, size = len(benchmark.classes), (labels.shape[0], labels.shape[1])
+        logits = with_background(masks, self.settings) if benchmark.background else masks
+        prediction = self.channels[label_map(logits, size)]
+        self.areas += _areas_of(areas, prediction, labels, benchmark, file)
+        self.confusion += confusion(prediction, labels, classes=classes)
+        if benchmark.background:
+            best, channel = best_foreground(masks, size)
+            self.thresholds += threshold_counts(best, self.channels[1:][channel], labels, classes=classes)
+        if self.head.maps:
+            write_labels(self.head.maps / f"{loaded.name}.png", prediction.astype(np.uint8))
         if pictures and index < pictures.count:
             from tcl.inference.overlays import write_overlay
 
-            write_overlay(
-                pictures.folder / f"{name}.png", image, labels, prediction, benchmark.classes, benchmark.background
-            )
-    seconds = time.monotonic() - began
-    total = np.sum(ranks.collect(total), axis=0)
-    scores = summarise(total, benchmark.classes, only=scored)
-    result = {
-        "benchmark": benchmark.key,
-        "mIoU": scores.mIoU,
-        "mAcc": scores.mAcc,
-        "aAcc": scores.aAcc,
-        "IoU": scores.iou,
-        "images": len(dataset),
-        "settings": _settings_in_force(settings, benchmark),
-    }
-    return Outcome(result, seconds)
+            path = pictures.folder / f"{loaded.name}.png"
+            write_overlay(path, loaded.image, labels, prediction, benchmark.classes, benchmark.background)
+
+    def result(self, ranks: Ranks) -> dict[str, Any]:
+        """The result of all ranks as plain values in a stable order."""
+        from tcl.inference.metrics import frequent_confusions, summarise
+
+        benchmark = self.benchmark
+        areas, confusion, thresholds = (
+            np.sum(ranks.collect(counts), axis=0) for counts in (self.areas, self.confusion, self.thresholds)
+        )
+        scores = summarise(areas, benchmark.classes, only=self.scored)
+        result: dict[str, Any] = {
+            "benchmark": benchmark.key,
+            "mIoU": scores.mIoU,
+            "mAcc": scores.mAcc,
+            "aAcc": scores.aAcc,
+            "IoU": scores.iou,
+            "images": self.images,
+            "settings": self.settings.in_force(background=benchmark.background),
+            "pixels": {name: int(areas[3][index]) for name, index in zip(self.scored, self.channels, strict=True)},
+            "confusion": frequent_confusions(confusion, benchmark.classes, only=self.scored),
+        }
+        if benchmark.background:
+            curve = threshold_curve(thresholds, scored=self.channels.tolist())
+            result["thresholds"] = {"mIoU": [round(value, 3) for value in curve], "best": best_threshold(curve)}
+        return result
 
 
 def _check_names(samples: Sequence[Sample], folder: Path) -> None:
@@ -139,12 +223,3 @@ def _areas_of(
     except TCLError as error:
         raise TCLError(f"{file}: {error}") from error
     return counted
-
-
-def _settings_in_force(settings: InferenceSettings, benchmark: Benchmark) -> dict[str, Any]:
-    """What decided the result: the threshold resolved, and only where there is a background."""
-    values = settings.to_dict()
-    for name in ("bg_thresh", "bg_thresh_with_pamr", "bg_thresh_without_pamr"):
-        del values[name]
-    values["bg_thresh"] = settings.background_threshold if benchmark.background else None
-    return values

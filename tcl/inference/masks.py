@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcl.inference.pamr import pamr
 from tcl.inference.prompts import class_embeddings
 from tcl.inference.settings import InferenceSettings
-from tcl.model.clip import Clip, dense_embeddings, embed_patches, patch_grid, run_dense_blocks
+from tcl.model.clip import Clip, dense_embeddings, patch_grid, run_dense_blocks
 from tcl.model.losses import normalise
 from tcl.model.tcl import TCL
 
@@ -113,34 +113,3 @@ class TCLSegmenter(TCL):
 def refine(images: Tensor, masks: Tensor, settings: InferenceSettings) -> Tensor:
     """PAMR with the settings' iterations and dilations."""
     return pamr(images, masks, iterations=settings.pamr_iterations, dilations=settings.pamr_dilations)
-
-
-class MaskCLIP(nn.Module):
-    """The training-free baseline as TCL defines it: CLIP with identity attention in its last block.
-
-    levels: how often the patch grid is doubled before PAMR; as often as TCL's decoder does, so that both are refined
-    alike.
-    """
-
-    def __init__(self, clip: Clip, settings: InferenceSettings, *, levels: int) -> None:
-        super().__init__()
-        self.clip = clip
-        self.settings = settings
-        self.levels = levels
-
-    def class_embeddings(self, names: list[str], templates: str | list[str] = "custom") -> Tensor:
-        """Embeddings [N, D] of class names, of length 1."""
-        return class_embeddings(self.clip, names, templates)
-
-    @torch.no_grad()
-    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.0) -> Tensor:
-        """Soft masks [B, N, H, W] in [0, 1]: sigmoid(10 * (cos - 0.25)); kp_w has nothing to mix here."""
-        visual = self.clip.visual
-        padded, inside = pad_to_multiple(images, visual.conv1.kernel_size[0])
-        tokens = run_dense_blocks(visual.transformer.resblocks, embed_patches(visual, padded))
-        grid, size = patch_grid(visual, padded), (padded.shape[2], padded.shape[3])
-        masks = knowledge_preserving_masks(cosine_maps(maskclip_features(self.clip, tokens, grid), embeddings))
-        masks = resize(masks, (grid[0] << self.levels, grid[1] << self.levels))
-        if pamr:
-            masks = refine(padded, masks, self.settings)
-        return resize(masks, size)[inside]

@@ -107,3 +107,27 @@ def _index(name: str, names: Sequence[str]) -> int:
     if name not in names:
         raise TCLError(f"class {name!r} is not known. There are: {', '.join(names)}.")
     return list(names).index(name)
+
+
+CONFUSIONS = 5
+"""Predictions kept of each class, the most frequent ones."""
+
+
+def confusion(prediction: NDArray[np.integer], labels: NDArray[np.integer], *, classes: int) -> NDArray[np.int64]:
+    """Pixels of one image by ground truth and prediction, int64 [classes, classes]; a label of 255 does not count."""
+    counted = labels != IGNORED
+    pairs = labels[counted].astype(np.int64) * classes + prediction[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def frequent_confusions(
+    pixels: NDArray[np.int64], names: Sequence[str], *, only: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Of each class in `only` that is labelled: its pixels by what they are most often taken for, itself included."""
+    found: dict[str, dict[str, int]] = {}
+    for name in only:
+        row = pixels[_index(name, names)]
+        order = [int(index) for index in np.argsort(-row, kind="stable")[:CONFUSIONS] if row[index]]
+        if order:
+            found[name] = {names[index]: int(row[index]) for index in order}
+    return found

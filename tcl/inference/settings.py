@@ -43,6 +43,11 @@ class InferenceSettings:
         """These settings with some of them replaced; None means unchanged."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
+    def in_force(self, *, background: bool) -> dict[str, Any]:
+        """What decides a result: the threshold resolved, and only where there is a background."""
+        values = {name: value for name, value in asdict(self).items() if not name.startswith("bg_thresh")}
+        return {**values, "bg_thresh": self.background_threshold if background else None}
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -33,13 +33,29 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [max(min(i * stride, length - window), 0) for i in range(count)]
 
 
-@torch.no_grad()
 def sliding_logits(
     model: SegmentationModel, image: Tensor, embeddings: Tensor, *, settings: InferenceSettings, background: bool
 ) -> Tensor:
     """Logits [1, C, H, W] of a normalised image [1, 3, H, W], averaged over its windows.
 
     C is the number of embeddings, with a constant background channel in front of them if asked for.
+    """
+    logits = sliding_masks(model, image, embeddings, settings=settings)
+    return with_background(logits, settings) if background else logits
+
+
+def with_background(logits: Tensor, settings: InferenceSettings) -> Tensor:
+    """Logits [1, C, H, W] behind a constant channel, the background threshold: [1, 1 + C, H, W]."""
+    return torch.cat([torch.full_like(logits[:, :1], settings.background_threshold), logits], dim=1)
+
+
+@torch.no_grad()
+def sliding_masks(
+    model: SegmentationModel, image: Tensor, embeddings: Tensor, *, settings: InferenceSettings
+) -> Tensor:
+    """Soft masks [1, C, H, W] of a normalised image [1, 3, H, W], averaged over its windows.
+
+    C is the number of the model's masks: one an embedding, or one an embedding and method.
     """
     height, width = image.shape[2:]
     side = settings.window
@@ -49,20 +65,26 @@ def sliding_logits(
         for x in window_starts(width, side, settings.stride)
     ]
     windows = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
-    total = image.new_zeros(1, len(embeddings), height, width)
-    visits = image.new_zeros(1, 1, height, width)
-    for group in range(0, len(corners), 4):
-        batch = model.soft_masks(windows[group : group + 4], embeddings, settings.pamr, settings.kp_w)
-        for (y, x), masks in zip(corners[group : group + 4], batch, strict=True):
-            total[:, :, y : y + side, x : x + side] += masks
-            visits[:, :, y : y + side, x : x + side] += 1
-    logits = total / visits
-    if background:
-        constant = torch.full_like(logits[:, :1], settings.background_threshold)
-        logits = torch.cat([constant, logits], dim=1)
-    return logits
+    masks_of_windows = (
+        masks
+        for start in range(0, len(corners), 4)
+        for masks in model.soft_masks(windows[start : start + 4], embeddings, settings.pamr, settings.kp_w)
+    )
+    total, visits = image.new_zeros(1, 1, height, width), image.new_zeros(1, 1, height, width)
+    for (y, x), masks in zip(corners, masks_of_windows, strict=True):
+        if len(masks) != total.shape[1]:
+            total = image.new_zeros(1, len(masks), height, width)
+        total[:, :, y : y + side, x : x + side] += masks
+        visits[:, :, y : y + side, x : x + side] += 1
+    return total / visits
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
     """Logits [1, C, H', W'] -> channel indices [H, W]: bilinear to the image's own size, softmax, argmax."""
     return resize(logits, size).softmax(dim=1).argmax(dim=1)[0].cpu().numpy()
+
+
+def best_foreground(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Masks [1, C, H', W'] -> at each pixel of an image of `size` the highest one and its channel: both [H, W]."""
+    values, channels = resize(masks, size)[0].max(dim=0)
+    return values.cpu().numpy(), channels.cpu().numpy()

@@ -34,10 +34,15 @@ class Summaries(NamedTuple):
     cosines: Tensor
 
 
-def chunk_summaries(features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, areas and total variations, each [b, n], of the masks sigmoid(scale * S + bias)."""
+def chunk_summaries(
+    features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, *, hard_pooling: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, areas and total variations, each [b, n], of the masks sigmoid(scale * S + bias).
+
+    hard_pooling: the logits pool features under the masks rounded to 0 or 1.
+    """
     masks = torch.sigmoid(scale * similarity(features, texts) + bias)
-    logits = grounded_logits(grounded_embeddings(masks, features), texts)
+    logits = grounded_logits(grounded_embeddings(masks.round() if hard_pooling else masks, features), texts)
     return logits, masks.mean(dim=(2, 3)), total_variation(masks)
 
 
@@ -51,23 +56,25 @@ def add_chunk_gradients(
     d_logits: Tensor,
     d_areas: Tensor,
     d_variations: Tensor,
+    hard_pooling: bool,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of `features` [b, D, h, w] to `d_features`; returns those of `scale` and `bias`.
 
-    The others are the gradients of what `chunk_summaries` returns.
+    The others are the gradients of what `chunk_summaries` returns. Rounding passes gradients on as they are.
     """
     values = features.flatten(2)
     cosines = similarity(features, texts).flatten(2)
     masks = torch.sigmoid(scale * cosines + bias)
-    sums = masks.sum(dim=2, keepdim=True) + EPS
-    means = torch.einsum("bnp,bdp->bnd", masks, values) / sums
+    pooling = masks.round() if hard_pooling else masks
+    sums = pooling.sum(dim=2, keepdim=True) + EPS
+    means = torch.einsum("bnp,bdp->bnd", pooling, values) / sums
     lengths = means.norm(dim=2, keepdim=True)
     units = means / lengths.clamp(min=EPS)
 
     d_units = d_logits[..., None] * texts
     radial = (units * d_units).sum(dim=2, keepdim=True) * (lengths >= EPS)
     d_pooled = (d_units - radial * units) / (lengths.clamp(min=EPS) * sums)
-    add_product(d_features, d_pooled.mT, masks)
+    add_product(d_features, d_pooled.mT, pooling)
 
     d_masks = torch.einsum("bnd,bdp->bnp", d_pooled, values).to(masks.dtype)
     d_masks += d_areas[..., None] / masks.shape[2] - (d_pooled * means).sum(dim=2, keepdim=True)
@@ -122,22 +129,37 @@ EAGER = Kernels(chunk_summaries, add_chunk_gradients)
 
 
 def summarise(
-    features: Tensor, texts: Tensor, *, scale: Tensor, bias: Tensor, positives: slice, kernels: Kernels = EAGER
+    features: Tensor,
+    texts: Tensor,
+    *,
+    scale: Tensor,
+    bias: Tensor,
+    positives: slice,
+    hard_pooling: bool = False,
+    kernels: Kernels = EAGER,
 ) -> Summaries:
     """The summaries of V [B, D, h, w] and all texts [N, D], with gradient to all but the texts.
 
     scale, bias: w and b of the soft mask. positives: which of the texts belong to the images, in their order.
+    hard_pooling: see `chunk_summaries`.
     """
-    return Summaries(*_Summarise.apply(features, texts, scale, bias, positives, kernels))
+    return Summaries(*_Summarise.apply(features, texts, scale, bias, positives, hard_pooling, kernels))
 
 
 class _Summarise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, positives: slice, kernels: Kernels
+        ctx: Any,
+        features: Tensor,
+        texts: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        positives: slice,
+        hard_pooling: bool,
+        kernels: Kernels,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, texts, scale, bias)
-        ctx.positives, ctx.kernels = positives, kernels
+        ctx.positives, ctx.hard_pooling, ctx.kernels = positives, hard_pooling, kernels
         ctx.autocast = _autocast(features.device.type)
         own = texts[positives]
         pairs = features.new_empty((3, len(features), len(texts)), dtype=scale.dtype)
@@ -146,7 +168,8 @@ class _Summarise(torch.autograd.Function):
             if some.start == 0:
                 variations.append(total_variation(features[images]).to(scale.dtype).mean(dim=1))
                 cosines.append(cosines_of_pairs(features[images], own[images]))
-            for row, found in zip(pairs, kernels.summaries(features[images], texts[some], scale, bias), strict=True):
+            summaries = kernels.summaries(features[images], texts[some], scale, bias, hard_pooling=hard_pooling)
+            for row, found in zip(pairs, summaries, strict=True):
                 row[images, some] = found
         logits, areas, tv_mask = pairs
         return logits, areas, tv_mask.mean(dim=1), torch.cat(variations), torch.cat(cosines)
@@ -174,10 +197,11 @@ class _Summarise(torch.autograd.Function):
                     d_logits=d_logits[images, some],
                     d_areas=d_areas[images, some],
                     d_variations=d_variations[images, some],
+                    hard_pooling=ctx.hard_pooling,
                 )
                 d_scale += found[0]
                 d_bias += found[1]
-        return d_features, None, d_scale, d_bias, None, None
+        return d_features, None, d_scale, d_bias, None, None, None
 
 
 def _add_own_gradient(

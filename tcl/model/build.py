@@ -21,13 +21,15 @@ Model = TypeVar("Model", bound=TCL)
 class TCLSizes:
     """Sizes of a TCL: its CLIP, how many of CLIP's image blocks stay frozen below the grounder, decoder levels.
 
-    With all of CLIP's blocks frozen the last one has identity attention, and the grounder copies none. Raises TCLError
-    if CLIP has not that many.
+    With all of CLIP's blocks frozen the last one has identity attention, and the grounder copies none. With
+    `ordinary_attention`, an ablation, the grounder's last block attends as CLIP's does. Raises TCLError if CLIP has not
+    that many blocks.
     """
 
     clip: ClipSizes
     frozen_blocks: int = 11
     decoder_levels: int = 2
+    ordinary_attention: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -37,9 +39,13 @@ class TCLSizes:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise TCLError(f"sizes of a TCL: {name} is {value!r}, must be a whole number from {low} to {high}.")
+        if type(self.ordinary_attention) is not bool:
+            raise TCLError(f"sizes of a TCL: ordinary_attention is {self.ordinary_attention!r}, must be true or false.")
 
 
-def build_grounder(clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Grounder:
+def build_grounder(
+    clip: Clip, *, frozen_blocks: int, decoder_levels: int, ordinary_attention: bool = False
+) -> Grounder:
     """A grounder that starts as a copy of CLIP's last blocks and projection, its decoder as the identity."""
     visual = clip.visual
     width = visual.conv1.out_channels
@@ -48,16 +54,32 @@ def build_grounder(clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Gr
         levels=nn.ModuleList(DecoderLevel(width) for _ in range(decoder_levels)),
         norm=copy.deepcopy(visual.ln_post),
         projection=nn.Parameter(visual.proj.detach().clone()),
+        ordinary_attention=ordinary_attention,
     ).requires_grad_(True)
 
 
-def build_tcl(clip: Clip, *, frozen_blocks: int, decoder_levels: int, objective: Objective | None = None) -> TCL:
+def build_tcl(
+    clip: Clip,
+    *,
+    frozen_blocks: int,
+    decoder_levels: int,
+    ordinary_attention: bool = False,
+    objective: Objective | None = None,
+) -> TCL:
     """A TCL ready to train on top of a pretrained CLIP; new weights come from torch's global generator."""
-    grounder = build_grounder(clip, frozen_blocks=frozen_blocks, decoder_levels=decoder_levels)
+    grounder = build_grounder(
+        clip, frozen_blocks=frozen_blocks, decoder_levels=decoder_levels, ordinary_attention=ordinary_attention
+    )
     return TCL(clip, grounder, objective=objective)
 
 
 def blank(sizes: TCLSizes, kind: Callable[..., Model]) -> Model:
     """A model of class `kind` whose weights are yet to be loaded."""
     clip = build_clip(sizes.clip)
-    return kind(clip, build_grounder(clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels))
+    grounder = build_grounder(
+        clip,
+        frozen_blocks=sizes.frozen_blocks,
+        decoder_levels=sizes.decoder_levels,
+        ordinary_attention=sizes.ordinary_attention,
+    )
+    return kind(clip, grounder)

@@ -38,7 +38,10 @@ class Checkpoint:
 def tcl_sizes(model: TCL) -> TCLSizes:
     """Read the sizes off a built TCL."""
     return TCLSizes(
-        clip=clip_sizes(model.clip), frozen_blocks=len(model.trunk), decoder_levels=len(model.grounder.levels)
+        clip=clip_sizes(model.clip),
+        frozen_blocks=len(model.trunk),
+        decoder_levels=len(model.grounder.levels),
+        ordinary_attention=model.grounder.ordinary_attention,
     )
 
 

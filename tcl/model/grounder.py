@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tcl.model.clip import run_dense_blocks
+from tcl.model.clip import run_blocks, run_dense_blocks
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -61,7 +61,8 @@ def upsampled_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Grounder(nn.Module):
     """Copies of CLIP's last blocks, a convolutional decoder and a per-pixel copy of CLIP's projection.
 
-    blocks: the copied blocks; the last one runs with identity attention, any before it as usual.
+    blocks: the copied blocks; the last one runs with identity attention, any before it as usual. ordinary_attention: an
+    ablation in which the last one runs as usual too.
     levels: each doubles the grid. norm, projection: copies of CLIP's `ln_post` and `proj`.
     recompute: in the backward pass, make the levels' activations again instead of keeping them.
     """
@@ -69,17 +70,25 @@ class Grounder(nn.Module):
     recompute = False
 
     def __init__(
-        self, blocks: nn.ModuleList, *, levels: nn.ModuleList, norm: nn.LayerNorm, projection: nn.Parameter
+        self,
+        blocks: nn.ModuleList,
+        *,
+        levels: nn.ModuleList,
+        norm: nn.LayerNorm,
+        projection: nn.Parameter,
+        ordinary_attention: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = blocks
         self.levels = levels
         self.norm = norm
         self.projection = projection
+        self.ordinary_attention = ordinary_attention
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, 1 + gh*gw, C] of the frozen trunk -> embeddings V [B, D, h, w], not normalised."""
-        tokens = run_dense_blocks(self.blocks, tokens)
+        run = run_blocks if self.ordinary_attention else run_dense_blocks
+        tokens = run(self.blocks, tokens)
         features = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         for level in self.levels:
             features = checkpoint(level, features, use_reentrant=False) if self.recompute else level(features)

@@ -32,7 +32,9 @@ def snapshots(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def read_snapshot(path: Path, clip: Clip, *, frozen_blocks: int, decoder_levels: int) -> Checkpoint:
+def read_snapshot(
+    path: Path, clip: Clip, *, frozen_blocks: int, decoder_levels: int, ordinary_attention: bool = False
+) -> Checkpoint:
     """The whole TCL of a snapshot and the CLIP that it was trained on; raises TCLError if they do not make one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -42,7 +44,7 @@ def read_snapshot(path: Path, clip: Clip, *, frozen_blocks: int, decoder_levels:
     except (SafetensorError, OSError) as error:
         raise TCLError(f"{path}: not a readable safetensors file, or a truncated one ({error}).") from error
     frozen = {f"clip.{name}": weight for name, weight in clip.state_dict().items()}
-    sizes = TCLSizes(clip_sizes(clip), frozen_blocks=frozen_blocks, decoder_levels=decoder_levels)
+    sizes = TCLSizes(clip_sizes(clip), frozen_blocks, decoder_levels, ordinary_attention)
     weights = {**frozen, **learned}
     check_weights(weights, tcl_shapes(sizes), str(path))
     return Checkpoint(sizes, weights)

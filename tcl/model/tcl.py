@@ -22,14 +22,21 @@ TERMS = ("tcli", "tclf", "area_pos", "area_neg", "tv_image", "tv_mask")
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the loss terms and the area priors; the defaults are the paper's."""
+    """Weights of the loss terms and the area priors; the defaults are the paper's.
 
-    tcl: float = 0.1
+    soft_image_masks: the image-level loss sees the image under the soft mask. hard_pooling: the feature-level loss
+    pools under the mask rounded to 0 or 1, with the soft mask's gradient. Both are ablations.
+    """
+
+    tcli: float = 0.1
+    tclf: float = 0.1
     area: float = 0.4
     tv_image: float = 1.0
     tv_mask: float = 1.0
     area_prior: float = 0.4
     negative_area_prior: float = 0.0
+    soft_image_masks: bool = False
+    hard_pooling: bool = False
 
 
 class Summary(NamedTuple):
@@ -160,10 +167,19 @@ class TCL(nn.Module):
         """
         features = self.grounder(frozen_tokens, patch_grid(self.clip.visual, images))
         scale, bias = self.mask_scale, self.mask_bias
-        pairs = summarise(features, texts, scale=scale, bias=bias, positives=positives, kernels=self.kernels)
+        pairs = summarise(
+            features,
+            texts,
+            scale=scale,
+            bias=bias,
+            positives=positives,
+            hard_pooling=self.objective.hard_pooling,
+            kernels=self.kernels,
+        )
         draws = torch.rand_like(pairs.cosines) if noise is None else _positive_draws(noise, positives)
-        hard = L.straight_through_mask(scale * pairs.cosines + bias, draws)
-        masked = images * F.interpolate(hard[:, None], size=images.shape[-2:], mode="nearest")
+        logits = scale * pairs.cosines + bias
+        shown = logits.sigmoid() if self.objective.soft_image_masks else L.straight_through_mask(logits, draws)
+        masked = images * F.interpolate(shown[:, None], size=images.shape[-2:], mode="nearest")
         embeddings = L.normalise(self.clip.encode_image(masked))
         text_logits = pairs.logits
         if as_upstream:
@@ -183,8 +199,8 @@ class TCL(nn.Module):
         contrast = partial(L.info_nce, positives=own, gather=ranks.gather)
         weights = self.objective
         terms = {
-            "tcli": weights.tcl * contrast(summary.image_logits, log_scale=self.tcli_log_scale),
-            "tclf": weights.tcl
+            "tcli": weights.tcli * contrast(summary.image_logits, log_scale=self.tcli_log_scale),
+            "tclf": weights.tclf
             * contrast(summary.logits, log_scale=self.tclf_log_scale, text_logits=summary.text_logits),
             "area_pos": weights.area * L.area(ranks.gather(positive_area), weights.area_prior, group=group),
             "area_neg": weights.area * L.area(ranks.gather(negative_area), weights.negative_area_prior, group=group),

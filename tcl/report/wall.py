@@ -1,9 +1,10 @@
-"""One picture of many: the same images down the rows; input, ground truth and the methods across."""
+"""Many pictures as one wall: the same images down the rows; input, the methods and the ground truth across."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,42 +14,53 @@ from tcl.files import replacing
 HEADER, GAP, LEGEND_LINE = 30, 6, 22
 
 
-def write_wall(path: Path, folders: Mapping[str, Path], *, rows: int) -> bool:
-    """Write the wall from overlay pictures (`tcl.inference.overlays`); False if the methods have none in common.
+@dataclass(frozen=True)
+class Wall:
+    """lines: the panels of each image, under the titles. legend: the classes' colours as RGB in [0, 255]."""
+
+    titles: Sequence[str]
+    lines: Sequence[Sequence[Image.Image]]
+    legend: Mapping[str, tuple[int, ...]]
+
+
+def build_wall(folders: Mapping[str, Path], *, rows: int) -> Wall | None:
+    """A wall of overlay pictures (`tcl.inference.overlays`); None if the methods have none in common.
 
     folders: overlay folder by the method's name, in the order of the columns.
     """
     names = [{file.name for file in folder.glob("*.png")} for folder in folders.values()]
     common = sorted(set.intersection(*names))[:rows] if names else []
     if not common:
-        return False
-    strips = {name: [Image.open(folder / name) for folder in folders.values()] for name in common}
-    lines = [_panels(each) for each in strips.values()]
-    legend = {label: tuple(colour) for each in strips.values() for s in each for label, colour in _legend_of(s)}
-    picture = _assemble(["image", "ground truth", *folders], lines, legend)
+        return None
+    strips = [[Image.open(folder / name) for folder in folders.values()] for name in common]
+    legend = {label: tuple(colour) for each in strips for strip in each for label, colour in _legend_of(strip)}
+    return Wall(["image", *folders, "ground truth"], [_panels(each) for each in strips], legend)
+
+
+def write_wall(path: Path, wall: Wall) -> None:
+    """Write the wall as one picture with a legend."""
+    picture = _assemble(wall)
     with replacing(path) as temporary:
         picture.save(temporary)
-    return True
 
 
 def _panels(strips: Sequence[Image.Image]) -> list[Image.Image]:
-    """Image and ground truth of the first strip, then the prediction of each."""
+    """The image of the first strip, the prediction of each, and the ground truth."""
     height = int(strips[0].info["panel_height"])
     width = strips[0].width // 3
 
     def panel(strip: Image.Image, index: int) -> Image.Image:
         return strip.crop((index * width, 0, (index + 1) * width, height))
 
-    return [panel(strips[0], 0), panel(strips[0], 1), *(panel(strip, 2) for strip in strips)]
+    return [panel(strips[0], 0), *(panel(strip, 2) for strip in strips), panel(strips[0], 1)]
 
 
 def _legend_of(strip: Image.Image) -> list[tuple[str, list[int]]]:
     return [(str(name), colour) for name, colour in json.loads(strip.info["legend"])]
 
 
-def _assemble(
-    titles: Sequence[str], lines: Sequence[Sequence[Image.Image]], legend: Mapping[str, tuple[int, ...]]
-) -> Image.Image:
+def _assemble(wall: Wall) -> Image.Image:
+    titles, lines, legend = wall.titles, wall.lines, wall.legend
     column = max(panel.width for line in lines for panel in line) + GAP
     heights = [max(panel.height for panel in line) + GAP for line in lines]
     width = column * len(titles) - GAP

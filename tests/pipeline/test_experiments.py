@@ -51,7 +51,9 @@ def test_mlflow_mirrors_the_results(finished: Path) -> None:
     assert experiment.data.params["evaluate.pamr"] == "True"
     assert artifacts(finished, experiment.info.run_id) == {"manifests", "params.yaml", "report"}
     children = runs(finished, mlflow__parentRunId=experiment.info.run_id)
-    assert {child.info.run_name for child in children} == {"workspace/tcl", "workspace/maskclip"}
+    assert {child.info.run_name for child in children} == {
+        f"workspace/{name}" for name in ("tcl", "clip", "maskclip", "sclip", "naclip", "clearclip", "gem")
+    }
     for child in children:
         assert {"results", "overlays"} == artifacts(finished, child.info.run_id)
         assert "IoU/voc/background" in child.data.metrics
@@ -73,6 +75,22 @@ def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
     assert set(one.data.metrics) == set(other.data.metrics)
     changed = run(finished, "git", "status", "--porcelain").split()[1::2]
     assert set(changed) <= {"dvc.lock", "metrics.json", "params.yaml"}
+    restore(finished)
+    assert "up to date" in run(finished, "dvc", "repro")
+
+
+@pytest.mark.slow
+def test_an_ablation_of_ones_own_is_trained_and_tabled(finished: Path) -> None:
+    """A file and a list entry; gone again, the others' results are what they were."""
+    file = finished / "conf" / "ablation" / "mine.yaml"
+    file.write_text("title: twice the area\ntable: Losses\ntrain: {objective: {area: 0.8}}\n")
+    run(finished, "dvc", "exp", "run", "-S", "ablations.trained=[mine]", "-S", "ablations.seeds=[0,1]")
+    table = (finished / "report" / "ablations" / "losses.md").read_text()
+    assert " ± " in table
+    assert "missing" not in table.partition("twice the area")[2]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics["ablations/mine"]) >= {"voc", "t_voc20", "average"}
+    file.unlink()
     restore(finished)
     assert "up to date" in run(finished, "dvc", "repro")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcl.datasets.benchmark import KEYS
+from tcl.datasets.benchmark import DATASETS, KEYS
 
 from .checkout import TCL, environment, run
 
@@ -21,9 +21,9 @@ def _changed(checkout: Path, *overrides: str) -> set[str]:
 
 
 def test_every_stage_leaves_its_results(finished: Path) -> None:
-    for variant in ("tcl", "maskclip"):
-        for key in KEYS:
-            result = json.loads((finished / "results" / variant / f"{key}.json").read_text())
+    for key in KEYS:
+        for place in (f"tcl/{key}", f"baselines/{key}/maskclip", f"baselines/{key}/gem"):
+            result = json.loads((finished / "results" / f"{place}.json").read_text())
             assert result["benchmark"] == key
             assert result["images"] == 4
             assert 0 <= result["mIoU"] <= 100
@@ -76,3 +76,8 @@ def test_a_stage_imports_only_what_it_uses(workspace: Path, stage: str, unused: 
     packages = {name.partition(".")[0] for name in modules if "." in name}  # an import that failed has no submodules
     assert "tcl" in packages
     assert not packages & unused
+
+
+def test_an_ablation_more_is_that_variant_alone(finished: Path) -> None:
+    scores = {f"ablation_score@no_area-0-{dataset}" for dataset in DATASETS}
+    assert _changed(finished, "ablations.trained=[no_area]") == {"ablation@no_area-0", *scores, "report"}

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tcl.datasets.benchmark import DATASETS, KEYS, MONITORS, load, of_dataset, raw_ids
+from tcl.datasets.benchmark import DATASETS, KEYS, MONITORS, THRESHOLD_SPLITS, load, of_dataset, raw_ids
 from tcl.errors import TCLError
 
-CLASSES = dict(zip(KEYS, (21, 60, 81, 20, 59, 171, 19, 150), strict=True)) | {"t_voc20": 20, "t_context59": 59}
+CLASSES = dict(zip(KEYS, (21, 60, 81, 20, 59, 171, 19, 150), strict=True)) | {
+    "t_voc20": 20,
+    "t_context59": 59,
+    "t_voc": 21,
+}
 
 
 def touch(path: Path) -> None:
@@ -17,14 +21,18 @@ def touch(path: Path) -> None:
     path.touch()
 
 
-@pytest.mark.parametrize("key", KEYS + MONITORS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_every_benchmark_is_complete(key: str) -> None:
     benchmark = load(key)
     assert benchmark.key == key
     assert benchmark.dataset in DATASETS
     assert len(benchmark.classes) == len(set(benchmark.classes)) == CLASSES[key]
     assert all(isinstance(name, str) for name in benchmark.classes)
-    assert benchmark.background == (benchmark.classes[0] == "background") == (key in ("voc", "context", "coco_object"))
+    assert (
+        benchmark.background
+        == (benchmark.classes[0] == "background")
+        == (key in ("voc", "context", "coco_object", "t_voc"))
+    )
     assert benchmark.background == (benchmark.zero_label == "background")
     assert benchmark.stored_labels <= 255
     assert benchmark.official_sizes
@@ -37,7 +45,7 @@ def test_zero_labels() -> None:
 
 def test_every_file_is_a_benchmark() -> None:
     folder = Path(sys.modules[load.__module__].__file__ or "").parent / "benchmarks"
-    assert {path.stem for path in folder.glob("*")} == {*KEYS, *MONITORS}
+    assert {path.stem for path in folder.glob("*")} == set(CLASSES)
 
 
 def test_a_monitor_differs_in_its_split_only() -> None:
@@ -48,7 +56,7 @@ def test_a_monitor_differs_in_its_split_only() -> None:
 
 def test_data_sets_cover_the_benchmarks() -> None:
     found = [benchmark.key for dataset in DATASETS for benchmark in of_dataset(dataset)]
-    assert sorted(found) == sorted(KEYS + MONITORS)
+    assert sorted(found) == sorted(KEYS + MONITORS + THRESHOLD_SPLITS)
     with pytest.raises(TCLError, match="data set 'coco' is not known"):
         of_dataset("coco")
 

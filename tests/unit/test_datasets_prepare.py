@@ -190,6 +190,6 @@ def test_monitor_is_verified_where_its_split_is_there(tmp_path: Path) -> None:
     make_voc(tmp_path)
     add_split(tmp_path, load("t_voc20"), ["2007_2"])
     manifest = prepare("voc", tmp_path, complete=False)
-    assert list(manifest["benchmarks"]) == ["voc", "voc20", "t_voc20"]
+    assert list(manifest["benchmarks"]) == ["voc", "voc20", "t_voc20", "t_voc"]
     assert manifest["benchmarks"]["t_voc20"]["images"] == 1
     assert json.loads(json.dumps(manifest)) == manifest

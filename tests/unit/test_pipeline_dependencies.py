@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 DECIDE_NO_NUMBER = (
-    *("tcl/__init__.py", "tcl/config.py", "tcl/errors.py", "tcl/files.py", "tcl/mends.py"),
+    *("tcl/__init__.py", "tcl/ablations.py", "tcl/config.py", "tcl/errors.py", "tcl/files.py", "tcl/mends.py"),
     *("tcl/processes.py", "tcl/progress.py", "tcl/transfer.py"),
     *("tcl/commands", "stages/__init__.py", "stages/launch.py"),
 )
@@ -56,15 +56,24 @@ def under(path: str, places: list[str] | tuple[str, ...]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
-def test_every_stage_has_a_file_of_its_name() -> None:
-    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "launch"} == set(STAGES)
+def file_of(stage: str) -> Path:
+    """The file that a stage runs."""
+    command = STAGES[stage].get("do", STAGES[stage])["cmd"].split()
+    name = command[3] if command[2] == "stages.launch" else command[2].removeprefix("stages.")
+    return ROOT / "stages" / f"{name}.py"
+
+
+def test_every_file_is_run_by_a_stage() -> None:
+    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "launch"}
+    assert files == {file_of(stage).stem for stage in STAGES}
+    assert set(STAGES) - files == {"ablation", "ablation_base", "ablation_score", "sweep"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_cover_the_imports(stage: str) -> None:
     definition = STAGES[stage].get("do", STAGES[stage])
     deps = [dep for dep in definition["deps"] if "$" not in dep]
-    needed = {str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{stage}.py")}
+    needed = {str(path.relative_to(ROOT)) for path in closure(file_of(stage))}
     missing = {path for path in needed if not under(path, deps) and not under(path, DECIDE_NO_NUMBER)}
     assert not missing
 
@@ -73,11 +82,16 @@ def test_dependencies_cover_the_imports(stage: str) -> None:
 def test_dependencies_are_needed(stage: str) -> None:
     definition = STAGES[stage].get("do", STAGES[stage])
     code = [dep for dep in definition["deps"] if dep.endswith(".py") or any((ROOT / dep).glob("*.py"))]
-    needed = [str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{stage}.py")]
+    needed = [str(path.relative_to(ROOT)) for path in closure(file_of(stage))]
     assert not [dep for dep in code if not any(under(path, [dep]) for path in needed)]
 
 
 def test_training_and_evaluation_do_not_know_each_other() -> None:
-    for stage, foreign in (("train", "tcl/inference"), ("evaluate", "tcl/training"), ("baselines", "tcl/training")):
-        paths = [str(path.relative_to(ROOT)) for path in closure(ROOT / "stages" / f"{stage}.py")]
+    for stage, foreign in (
+        ("train", "tcl/inference"),
+        ("evaluate", "tcl/training"),
+        ("sweep", "tcl/training"),
+        ("baselines", "tcl/training"),
+    ):
+        paths = [str(path.relative_to(ROOT)) for path in closure(file_of(stage))]
         assert not [path for path in paths if under(path, [foreign]) and not path.startswith("tcl/commands")]
