@@ -31,23 +31,22 @@ def main(key: str, ranks: Ranks) -> None:
             f"{THRESHOLDS}: there is no threshold for {', '.join(missing)}. `dvc repro thresholds` makes it."
         )
     model = training_free(config, ranks)
-    overlays = Path("overlays/baselines") / key
     outcomes = evaluate_heads(
         model,
         benchmarks.load(key),
         data_root() / config.datasets[chosen.dataset].root,
         settings=model.settings,
         heads=[
-            Head(thresholds[name]["bg_thresh"], Pictures(overlays / name, config.evaluate.overlays)) for name in methods
+            Head(thresholds[name]["bg_thresh"], Pictures(Path("overlays") / name / key, config.evaluate.overlays))
+            for name in methods
         ],
         only=chosen.classes,
         ranks=ranks,
     )
     if ranks.first:
-        overlays.mkdir(parents=True, exist_ok=True)
         weights = sha256(CLIP)
         for name, outcome in zip(methods, outcomes, strict=True):
-            write_outcome(outcome, f"baselines/{key}/{name}", weights=weights)
+            write_outcome(outcome, f"{name}/{key}", weights=weights)
 
 
 def training_free(config: Config, ranks: Ranks) -> TrainingFree:

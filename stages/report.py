@@ -40,10 +40,7 @@ def overlay_folders(config: Config, contents: Contents) -> dict[str, Path]:
     """Where the pictures of each method are, by its name."""
     key = config.report.pictures_of
     return {
-        method_name(name): Path("overlays")
-        / (f"baselines/{key}/{name}" if name in config.baselines.methods else f"{name}/{key}")
-        for name, scores in contents.results.items()
-        if key in scores
+        method_name(name): Path("overlays") / name / key for name, scores in contents.results.items() if key in scores
     }
 
 

@@ -37,7 +37,7 @@ def mirrored(config: Config, results: Results, metrics: Mapping[str, Mapping[str
                 f"{name}/{variant}",
                 parameters={"variant": variant, "evaluate": values["evaluate"]},
                 metrics=dict(_scores(scores, metrics[variant].get("average"))),
-                folders=_folders(variant),
+                folders={kind: Path(kind) / variant for kind in ("results", "overlays")},
             )
         yield run
 
@@ -50,11 +50,3 @@ def _scores(scores: Mapping[str, Mapping[str, Any]], average: float | None) -> I
                 yield f"IoU/{key}/{label}", value
     if average is not None:
         yield "mIoU/average", average
-
-
-def _folders(variant: str) -> dict[str, Path]:
-    """Result files and pictures of a variant or training-free method, by their place among the artifacts."""
-    folders = {"results": Path("results") / variant, "overlays": Path("overlays") / variant}
-    for kind, name in (("results", f"{variant}.json"), ("overlays", variant)):
-        folders |= {f"{kind}/{each.parent.name}": each for each in Path(kind).glob(f"baselines/*/{name}")}
-    return folders

@@ -66,7 +66,7 @@ class Reader:
 
     def method(self, name: str) -> dict[str, Result]:
         """The results of a training-free method."""
-        places = {key: f"baselines/{key}/{name}" for key in self.config.benchmarks}
+        places = {key: f"{name}/{key}" for key in self.config.benchmarks}
         chosen = self.thresholds.get(name, {}).get("bg_thresh")
         return self._read(places, self.root / CLIP, self.config.evaluate, bg_thresh=chosen)
 
@@ -144,7 +144,7 @@ def collect(config: Config, values: Mapping[str, Any], root: Path) -> Contents:
         metrics={name: row.rounded() for name, row in {**rows, **ablation_rows}.items()},
         curves=read_curves(root / "curves"),
         monitors=read_curves(root / "curves/monitors"),
-        seconds={name: read_seconds(name, kinds[name], config, root) for name in read},
+        seconds={name: read_seconds(name, config, root) for name in read},
     )
 
 
@@ -231,10 +231,9 @@ def read_curves(folder: Path) -> dict[str, list[dict[str, float]]]:
     return curves
 
 
-def read_seconds(name: str, kind: Kind, config: Config, root: Path) -> dict[str, float]:
+def read_seconds(name: str, config: Config, root: Path) -> dict[str, float]:
     """Seconds an image by benchmark key, as far as they were measured."""
-    places = {key: f"baselines/{key}/{name}" if kind == "baseline" else f"{name}/{key}" for key in config.benchmarks}
-    files = {key: root / f"timings/{place}.json" for key, place in places.items()}
+    files = {key: root / f"timings/{name}/{key}.json" for key in config.benchmarks}
     return {
         key: float(json.loads(file.read_text(encoding="utf-8"))["seconds_per_image"])
         for key, file in files.items()

@@ -37,7 +37,7 @@ def test_two_steps_in_each_phase_and_an_evaluation(tmp_path: Path) -> None:
     for key in ("voc", "coco_object"):
         run(checkout, TCL[0], "-m", "stages.launch", "evaluate", "tcl", key, timeout=3000)
         run(checkout, TCL[0], "-m", "stages.launch", "baselines", key, timeout=3000)
-        for place in (f"tcl/{key}", f"baselines/{key}/gem"):
+        for place in (f"tcl/{key}", f"gem/{key}"):
             result = json.loads((checkout / "results" / f"{place}.json").read_text())
             assert result["images"] == 2
             assert result["settings"]["window"] == 448

@@ -22,7 +22,7 @@ def _changed(checkout: Path, *overrides: str) -> set[str]:
 
 def test_every_stage_leaves_its_results(finished: Path) -> None:
     for key in KEYS:
-        for place in (f"tcl/{key}", f"baselines/{key}/maskclip", f"baselines/{key}/gem"):
+        for place in (f"tcl/{key}", f"maskclip/{key}", f"gem/{key}"):
             result = json.loads((finished / "results" / f"{place}.json").read_text())
             assert result["benchmark"] == key
             assert result["images"] == 4

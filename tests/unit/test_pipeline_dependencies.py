@@ -95,3 +95,9 @@ def test_training_and_evaluation_do_not_know_each_other() -> None:
     ):
         paths = [str(path.relative_to(ROOT)) for path in closure(file_of(stage))]
         assert not [path for path in paths if under(path, [foreign]) and not path.startswith("tcl/commands")]
+
+
+def test_the_results_of_every_training_free_method_are_declared() -> None:
+    methods = yaml.safe_load((ROOT / "conf/baselines/all.yaml").read_text(encoding="utf-8"))["methods"]
+    outs = STAGES["baselines"]["do"]["outs"]
+    assert [out for out in outs if out.startswith("results/")] == [f"results/{name}/${{key}}.json" for name in methods]
