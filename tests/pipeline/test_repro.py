@@ -49,7 +49,7 @@ def test_a_benchmark_setting_reruns_that_benchmark_alone(finished: Path) -> None
 def test_an_evaluation_setting_never_retrains(finished: Path) -> None:
     changed = _changed(finished, "evaluate.pamr=false")
     scored = {f"evaluate@tcl-{key}" for key in KEYS} | {f"baselines@{key}" for key in KEYS}
-    assert changed == scored | {"monitor@tcl", "report"}
+    assert changed == scored | {"thresholds", "monitor@tcl", "report"}
 
 
 def test_a_training_setting_leaves_the_data_alone(finished: Path) -> None:

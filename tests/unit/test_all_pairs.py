@@ -27,12 +27,13 @@ def inputs(zero: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return features.requires_grad_(), texts, scale.requires_grad_(), bias.requires_grad_()
 
 
-def held_whole(features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Summaries:
-    """The definitions, on tensors [B, N, h, w]."""
+def held_whole(features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, *, hard: bool = False) -> Summaries:
+    """The definitions, on tensors [B, N, h, w]; hard: pooling under rounded masks with the soft masks' gradient."""
     cosines = L.similarity(features, texts)
     masks = torch.sigmoid(scale * cosines + bias)
+    pooling = masks + (masks.round() - masks).detach() if hard else masks
     return Summaries(
-        logits=L.grounded_logits(L.grounded_embeddings(masks, features), texts),
+        logits=L.grounded_logits(L.grounded_embeddings(pooling, features), texts),
         areas=masks.mean(dim=(2, 3)),
         tv_mask=L.total_variation(masks).mean(dim=1),
         tv_image=L.total_variation(features).mean(dim=1),
@@ -41,14 +42,15 @@ def held_whole(features: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> 
 
 
 @pytest.mark.parametrize("zero", [False, True], ids=["", "with zero vectors"])
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 @pytest.mark.parametrize("chunk", [1, H * W * 3, H * W * N * 2, 1 << 20])
-def test_chunks_equal_the_definitions(chunk: int, zero: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_equal_the_definitions(chunk: int, hard: bool, zero: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(all_pairs.CHUNK, "cpu", chunk)
     features, texts, scale, bias = inputs(zero)
     learned = (features, scale, bias)
     atol = 1e-9 if zero else 1e-12  # a zero vector is divided by EPS: rounding is magnified
-    expected = held_whole(features, texts, scale, bias)
-    found = summarise(features, texts, scale=scale, bias=bias, positives=POSITIVES)
+    expected = held_whole(features, texts, scale, bias, hard=hard)
+    found = summarise(features, texts, scale=scale, bias=bias, positives=POSITIVES, hard_pooling=hard)
     assert_close(found, expected, rtol=1e-12, atol=1e-12)
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in expected]
