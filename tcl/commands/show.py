@@ -13,6 +13,6 @@ def show(report: Path) -> None:
     if not table.is_file():
         raise TCLError(f"{table}: not found. `dvc repro` makes it.")
     print(table.read_text(encoding="utf-8"))
-    print(f"Report:       {report / 'report.md'}, pictures beside it")
+    print(f"Report:       {report / 'index.html'}")
     print("Experiments:  mlflow ui            then open http://127.0.0.1:5000")
-    print("Next:         dvc exp run -S evaluate.pamr=false; dvc exp show")
+    print("Next:         dvc exp run -S evaluate.pamr=false; dvc exp show --only-changed")
