@@ -19,10 +19,10 @@ from tcl.files import replacing, sha256
 
 EXPERIMENT = "tcl"
 SQLITE = "sqlite:///"
-PATIENCE = 20.0
-"""Seconds without progress that a finished stage waits for what is still to be logged, once the store has answered."""
+PATIENCE = 30.0
+"""Seconds without progress that a finished stage waits for a store on this machine, or one that has answered."""
 FIRST_PATIENCE = 5.0
-"""The same for a store that has not answered yet."""
+"""The same for a store elsewhere that has not answered yet."""
 SET_UP_PATIENCE = 60.0
 """The same for importing MLflow and making a database, which takes seconds, or many on a busy machine."""
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -111,7 +111,7 @@ class Run:
         done = -1
         while self._thread.is_alive() and self._done > done:
             done = self._done
-            patience = FIRST_PATIENCE if self.id is None else PATIENCE
+            patience = PATIENCE if self.id or store().startswith(SQLITE) else FIRST_PATIENCE
             self._thread.join(patience)
         if self._thread.is_alive():
             self._give_up(f"no answer in {patience:.0f} seconds")

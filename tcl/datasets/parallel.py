@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -45,6 +46,8 @@ def _spread(function: Callable[[Item], Result], items: Iterator[Item], workers: 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
+            with _ctrl_c_for_the_main_process():
+                pool.submit(int)  # starts the workers
             while batch := list(islice(items, _PER_WORKER * workers)):
                 yield from pool.map(function, batch, chunksize=8)
         except BrokenProcessPool as error:
@@ -53,9 +56,21 @@ def _spread(function: Callable[[Item], Result], items: Iterator[Item], workers: 
             ) from error
 
 
+@contextmanager
+def _ctrl_c_for_the_main_process() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C, from their first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _end_with_parent() -> None:
-    """Leave no worker behind when the main process is killed, and Ctrl-C to that one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave no worker behind when the main process is killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

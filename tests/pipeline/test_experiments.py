@@ -62,7 +62,7 @@ def test_mlflow_mirrors_the_results(finished: Path) -> None:
 def test_an_experiment_is_compared_by_dvc_and_mlflow(finished: Path) -> None:
     before = json.loads((finished / "metrics.json").read_text())
     run(finished, "dvc", "exp", "run", "--name", "low", "-S", "benchmarks.voc.bg_thresh=0.0")
-    difference = json.loads(run(finished, "dvc", "metrics", "diff", "--json"))["diff"]["metrics.json"]
+    difference = json.loads(run(finished, "dvc", "metrics", "diff", "--json"))["metrics.json"]
     after = json.loads((finished / "metrics.json").read_text())
     assert set(difference) == {"tcl.voc", "tcl.average"}
     assert after["tcl"]["context"] == before["tcl"]["context"]
