@@ -15,8 +15,7 @@ if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 port=$((20000 + SLURM_JOB_ID % 10000))
-export TCL_TORCHRUN="--nnodes=$SLURM_JOB_NUM_NODES --rdzv-backend=c10d --rdzv-endpoint=$address:$port
-    --rdzv-id=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+export TCL_TORCHRUN="--nnodes=$SLURM_JOB_NUM_NODES --node-rank=\$SLURM_NODEID --master-addr=$address --master-port=$port"
 export TCL_ON_NODES="srun --ntasks-per-node=1 --kill-on-bad-exit=1
     ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}"
 

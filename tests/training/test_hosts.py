@@ -50,7 +50,8 @@ def start_on(number: int, folder: Path) -> subprocess.Popen[str]:
     variables = {
         "TCL_PROCESSES": "1",
         "TCL_TIMEOUT": "20",
-        "TCL_TORCHRUN": f"--nnodes=2 {rendezvous} --local-addr={ADDRESSES[number]}",
+        "TCL_TORCHRUN": f"--nnodes=2 {rendezvous} --local-addr={ADDRESSES[number]} "
+        f"--rdzv-conf=is_host={1 - number}",  # the namespaces share a host name, by which torchrun would tell
         "GLOO_SOCKET_IFNAME": "cable",
     }
     command = ["ip", "netns", "exec", HOSTS[number], sys.executable, "-m", "stages.launch", "train", "tcl"]
