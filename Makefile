@@ -14,7 +14,7 @@ test: env check
 	pytest -q
 
 test-long: env
-	pytest -q -m "slow or not slow"
+	pytest -q -rs -m "slow or not slow"
 
 check: env
 	ruff check .

@@ -43,7 +43,7 @@ def main() -> None:
     with boundary(" ".join(sys.argv[1:])):
         load_config()  # said once here, not by every rank
         count = process_count(stage)
-    nodes = shlex.split(os.environ.get("TCL_TORCHRUN", ""))
+    nodes = shlex.split(os.path.expandvars(os.environ.get("TCL_TORCHRUN", "")))  # a node's number may stand in it
     if count == 1 and not nodes:
         sys.argv = [stage, *arguments]
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=False)

@@ -64,6 +64,7 @@ class Small:
     meddle: Callable[[int, int, Any], Any] = lambda rank, step, batch: batch
     double: bool = False
     micro_batch: int | None = None
+    precision: str = "float32"
     workers: int = 0
     timeout: float = 60
 
@@ -81,6 +82,7 @@ class Small:
                 plan=self.plan,
                 ranks=ranks,
                 resume=resume,
+                precision=self.precision,
                 workers=self.workers,
                 timeout=self.timeout,
                 snapshots=Snapshots(resume.path / "snapshots", every=8),

@@ -1,0 +1,75 @@
+"""The stage itself, killed again and again: the weights are those of a training that nothing happened to."""
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .workplace import make, start
+
+LAST_STEP, KILLS = 399, 20
+
+
+def finish(folder: Path, **variables: str) -> str:
+    """Run the stage to its end; returns what it says."""
+    process = start(folder, **variables)
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0, told[-3000:]
+    return told
+
+
+def saved_steps(folder: Path) -> int:
+    """The number of steps in the newest saved state."""
+    states = [path.stem.removeprefix("state-") for path in folder.glob("runs/train-tcl-*/state-*.pt")]
+    return max(map(int, states), default=0)
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train, below torchrun."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in found if "stages.train" in each.cmdline() and each.ppid() == process.pid]
+
+
+def kill(process: subprocess.Popen[str], chance: random.Random) -> list[psutil.Process]:
+    """Kill -9 the whole tree, or one of the ranks; returns all processes there were."""
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    ranks = ranks_of(process)
+    victims = [chance.choice(ranks)] if ranks and chance.random() < 0.5 else chance.sample(tree, len(tree))
+    for victim in victims:
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return tree
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
+    quiet = make(tmp_path / "quiet", last_step=LAST_STEP, decoder_only_steps=200)
+    finish(quiet)
+    killed = make(tmp_path / "killed", last_step=LAST_STEP, decoder_only_steps=200)
+    chance = random.Random(0)
+    for number in range(KILLS):
+        before = saved_steps(killed)
+        process = start(killed, TCL_WORKERS=str(number % 2))
+        if number % 4:  # after some progress; else anywhere, the start included
+            while process.poll() is None and saved_steps(killed) < before + 10:
+                time.sleep(0.02)
+            time.sleep(chance.uniform(0, 0.5))
+        else:
+            time.sleep(chance.uniform(0, 12))
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        tree = kill(process, chance)
+        _, alive = psutil.wait_procs(tree, timeout=60)
+        assert not alive, alive
+        process.communicate()
+        assert saved_steps(killed) >= before
+    reached = saved_steps(killed)
+    assert 10 * KILLS // 2 < reached < LAST_STEP
+    assert f"goes on at step {reached}" in finish(killed)
+    for out in ("weights/tcl.safetensors", "curves/tcl.csv", "snapshots/tcl/step-00000030.safetensors"):
+        assert (killed / out).read_bytes() == (quiet / out).read_bytes(), out
+    assert not list(killed.glob("runs/*"))
