@@ -70,8 +70,10 @@ def _end_with_dvc() -> None:
 
 def launch(stage: str, arguments: list[str]) -> None:
     """Run torchrun; what its ranks have said for themselves is not said again."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -79,6 +81,11 @@ def launch(stage: str, arguments: list[str]) -> None:
         torchrun(arguments)
     except SignalException as error:
         stopped(stage, error.sigval)
+    except (DistError, RendezvousError) as error:
+        sys.exit(
+            f"{stage}: the machine on which the processes of this job meet does not answer ({error}). TCL_TORCHRUN is "
+            f"{os.environ.get('TCL_TORCHRUN', 'not set')!r}. Run the same command again to carry on."
+        )
     except ChildFailedError as error:
         for rank, failure in sorted(error.failures.items()):
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:

@@ -84,8 +84,9 @@ def test_a_host_is_lost_and_the_other_goes_on_alone(lost: str, hosts: None, tmp_
     _, told = survivor.communicate(timeout=120)
     assert survivor.returncode != 0
     assert "does not answer" in told or "no step has finished" in told, told[-3000:]
-    if lost == "unplugged":
-        victim.communicate(timeout=120)
+    if lost == "unplugged":  # its ranks have ended by now; torchrun itself is slower to give up
+        kill_host(victim)
+        victim.communicate()
     told = finish(shared)  # two processes on one host
     assert "goes on at step" in told
     for out in ("weights/tcl.safetensors", "curves/tcl.csv"):
