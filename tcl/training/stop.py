@@ -25,7 +25,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block these signals are noted instead of obeyed, unless they are ignored; in the main thread only."""
+    """Within the block these signals are noted instead of obeyed, unless they are ignored; in the main thread only.
+
+    After the block they are obeyed again. But once one has come, all but Ctrl-C are ignored: the process is about to
+    end, and torchrun sends on what a scheduler may have sent to the process itself.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -36,7 +40,8 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            ending = request.signal is not None and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
 
 def leave_to_parent() -> None:
