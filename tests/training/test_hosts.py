@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .test_kills import finish, saved_steps
-from .workplace import environment, make
+from .workplace import STAGE, environment, finish, make, saved_steps
 
 HOSTS = ("tcl-one", "tcl-two")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -54,7 +52,7 @@ def start_on(number: int, folder: Path) -> subprocess.Popen[str]:
         f"--rdzv-conf=is_host={1 - number}",  # the namespaces share a host name, by which torchrun would tell
         "GLOO_SOCKET_IFNAME": "cable",
     }
-    command = ["ip", "netns", "exec", HOSTS[number], sys.executable, "-m", "stages.launch", "train", "tcl"]
+    command = ["ip", "netns", "exec", HOSTS[number], *STAGE]
     return subprocess.Popen(
         command, cwd=folder, env=environment(folder, **variables), stderr=subprocess.PIPE, text=True
     )

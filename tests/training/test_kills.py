@@ -8,29 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .workplace import make, start
+from .workplace import finish, make, ranks_of, saved_steps, start
 
 LAST_STEP, KILLS = 399, 20
-
-
-def finish(folder: Path, **variables: str) -> str:
-    """Run the stage to its end; returns what it says."""
-    process = start(folder, **variables)
-    _, told = process.communicate(timeout=600)
-    assert process.returncode == 0, told[-3000:]
-    return told
-
-
-def saved_steps(folder: Path) -> int:
-    """The number of steps in the newest saved state."""
-    states = [path.stem.removeprefix("state-") for path in folder.glob("runs/train-tcl-*/state-*.pt")]
-    return max(map(int, states), default=0)
-
-
-def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that train, below torchrun."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return [each for each in found if "stages.train" in each.cmdline() and each.ppid() == process.pid]
 
 
 def kill(process: subprocess.Popen[str], chance: random.Random) -> list[psutil.Process]:

@@ -11,8 +11,7 @@ import pytest
 from tests.pipeline.checkout import clone
 
 from .slurm import ask, cluster, what_is_missing
-from .test_kills import finish, saved_steps
-from .workplace import environment, make
+from .workplace import environment, finish, make, saved_steps
 
 LAST_STEP = 299
 

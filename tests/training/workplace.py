@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import psutil
 import torch
 import yaml
 from webdataset import TarWriter
@@ -34,6 +35,7 @@ SIZES = ClipSizes(
     text_layers=1,
     text_heads=2,
 )
+STAGE = [sys.executable, "-m", "stages.launch", "train", "tcl"]
 TRAIN = {
     "global_batch": 8,
     "last_step": 39,
@@ -84,7 +86,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
     """The train stage under way, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.launch", "train", "tcl"],
+        STAGE,
         cwd=folder,
         env=environment(folder, **variables),
         start_new_session=True,
@@ -92,3 +94,23 @@ def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(folder: Path, **variables: str) -> str:
+    """Run the stage to its end; returns what it says."""
+    process = start(folder, **variables)
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0, told[-3000:]
+    return told
+
+
+def saved_steps(folder: Path) -> int:
+    """The number of steps in the newest saved state."""
+    states = [path.stem.removeprefix("state-") for path in folder.glob("runs/train-tcl-*/state-*.pt")]
+    return max(map(int, states), default=0)
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that train, below torchrun."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in found if "stages.train" in each.cmdline() and each.ppid() == process.pid]
