@@ -28,6 +28,9 @@ from tcl.training.watchdog import watchdog
 BAD_STEPS = 10
 """Steps in a row whose loss or gradient is not finite, after which training ends."""
 
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+"""tqdm's bar without its own forecast, which knows nothing of phases."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -78,6 +81,7 @@ def fit(
         peak=matrix_peak(ranks.device, training.precision.dtype),
     )
     bar = progress(title=title, unit="step", total=plan.last_step + 1, done=training.next_step, shown=ranks.first)
+    bar.bar_format = BAR
     with stop_requests() as request, watchdog(timeout, title) as dog, bar:
         for number, batch in batches_from(batches, steps, workers=workers, waited=meter.waited):
             task.begin(number)
