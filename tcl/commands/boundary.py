@@ -32,6 +32,9 @@ def boundary(name: str) -> Iterator[None]:
         yield
     except TCLError as error:
         _refuse(f"{name}: {error}")
+    except BrokenPipeError:  # whoever read the output has had enough of it, like `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in OPERATING_SYSTEM:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from tcl.commands import convert, data, evaluate, export, models, segment, web
@@ -34,6 +35,7 @@ def main() -> None:
     arguments = parser().parse_args()
     with boundary(f"tcl {arguments.command}"):
         arguments.run(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is answered
 
 
 def _config(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """conf/ composes into the committed params.yaml, and wrong values are answered with a sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,13 @@ def test_all_problems_are_told_at_once() -> None:
 def test_an_override_with_a_typo_is_refused_by_name() -> None:
     with pytest.raises(TCLError, match="sed"):
         compose(ROOT / "conf", ["train.sed=1"])
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "table.md").write_text("a row of the table\n" * 100_000)
+    command = (
+        f'"{sys.executable}" -m tcl.commands.main show --report "{tmp_path}" | head -n 1; echo "${{PIPESTATUS[0]}}"'
+    )
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "a row of the table\n141\n"
+    assert result.stderr == ""
