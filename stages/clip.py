@@ -1,4 +1,4 @@
-"""python -m stages.launch clip: the frozen CLIP, trained on the pairs (demo) or OpenAI's (paper)."""
+"""python -m stages.launch clip: the frozen CLIP, trained on the pairs (demo) or open_clip's pretrained (paper)."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def main() -> None:
         if config.clip.training is not None:
             train(config, config.clip.training, sizes, ranks)
         elif ranks.first:
-            save_clip(
-                OUT, pretrained_clip(config.clip.pretrained or "", sizes=sizes, folder=data_root() / "checkpoints")
-            )
+            found = pretrained_clip(str(config.clip.pretrained), sizes=sizes, folder=data_root() / "checkpoints")
+            print("clip: {name}, {file}, SHA-256 {sha256}".format(**found.origin))
+            save_clip(OUT, found.clip, origin=found.origin)
         ranks.barrier()
 
 
