@@ -29,9 +29,9 @@ def main() -> None:
         if config.clip.training is not None:
             train(config, config.clip.training, sizes, ranks)
         elif ranks.first:
-            found = pretrained_clip(str(config.clip.pretrained), sizes=sizes, folder=data_root() / "checkpoints")
-            print("clip: {name}, {file}, SHA-256 {sha256}".format(**found.origin))
-            save_clip(OUT, found.clip, origin=found.origin)
+            clip, origin = pretrained_clip(str(config.clip.pretrained), sizes=sizes, folder=data_root() / "checkpoints")
+            print(f"{origin['name']}: {origin['file']}, SHA-256 {origin['sha256']}")
+            save_clip(OUT, clip, origin=origin)
         ranks.barrier()
 
 

@@ -87,7 +87,7 @@ def changed_files(a: Revision, b: Revision) -> dict[str, str] | None:
         return {}
     ends = [each.commit for each in (a, b) if each.commit is not None]
     reverse = ["-R"] if a.commit is None else []
-    lines = _git("diff", "--numstat", *reverse, *ends, "--", *CODE).splitlines()
+    lines = _git("diff", "--numstat", "--no-renames", *reverse, *ends, "--", *CODE).splitlines()
     return {path: f"+{added} -{removed}" for added, removed, path in (line.split("\t") for line in lines)}
 
 

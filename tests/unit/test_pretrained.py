@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import tcl
 from tcl.errors import TCLError
+from tcl.export.write import export
 from tcl.files import sha256
 from tcl.inference.baselines import METHODS, TrainingFree
 from tcl.inference.settings import InferenceSettings
@@ -339,6 +340,16 @@ def test_tcl_on_such_a_tower(trained: TCL, tmp_path: Path) -> None:
     segmenter = tcl.Segmenter.from_checkpoint(tmp_path / "tcl.safetensors")
     pixels = (torch.rand(50, 70, 3) * 255).byte().numpy()
     assert segmenter(pixels, ["cat", "dog"]).labels.shape == (50, 70)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["ViT-small-14:gelu"], indirect=True)
+def test_such_a_model_is_exported(trained: TCL, tmp_path: Path) -> None:
+    settings = InferenceSettings(short_side=56, window=56, stride=28)
+    save_tcl(tmp_path / "tcl.safetensors", trained, inference=settings.to_dict())
+    model, sizes = tcl.load(tmp_path / "tcl.safetensors"), [(56, 56), (61, 75), (43, 150)]
+    checks = export(model, tmp_path / "tcl.pt2", form="torch.export", sizes=sizes)
+    assert max(check.difference for check in checks) <= 1e-4
 
 
 def test_training_free_methods_on_such_a_tower(trained: TCL) -> None:
