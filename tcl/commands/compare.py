@@ -160,7 +160,7 @@ def _numbers(numbers: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Ite
     yield " " * width + "".join(f"{'A':>9}{'B':>9}{'B - A':>9}".rjust(blocks[i]) for i in range(shown))
     for key in keys:
         cells = (_triple(changed[names[i]].get(key, (None, None)), blocks[i]) for i in range(shown))
-        yield f"  {key.ljust(width - 2)}{''.join(cells)}"
+        yield f"  {key.ljust(width - 2)}{''.join(cells)}".rstrip()
     for name in names[shown : shown + SHOWN]:
         yield f"  also {name}: {' → '.join(map(_number, changed[name].get(AVERAGE, (None, None))))} on average"
     if len(names) > shown + SHOWN:
