@@ -126,6 +126,8 @@ def save_official(path: Path, model: TCL, *, source: str) -> None:
     """
     sizes = tcl_sizes(model)
     _check_layout(sizes.clip, source)
+    if sizes.ordinary_attention:
+        raise TCLError(f"{source}: the official layout is for identity attention in the grounder, not ordinary.")
     state = model.state_dict()
     saved = {name: state[key].detach().cpu().contiguous() for key, name in _official_names(state, sizes).items()}
     with replacing(path) as temporary:
