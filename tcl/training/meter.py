@@ -88,15 +88,15 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(durations)
 
 
-def in_words(losses: dict[str, float], speed: dict[str, float], remaining: float | None) -> str:
-    """One line on where a training stands; speed: from `Meter.read`, remaining: seconds."""
+def in_words(row: dict[str, float], speed: dict[str, float], remaining: float | None) -> str:
+    """One line on where a training stands; row: losses and the like, speed: from `Meter.read`, remaining: seconds."""
     parts = [] if remaining is None else [f"ends in {clock(remaining)}"]
-    parts.append(" ".join(f"{name} {value:.3f}" for name, value in losses.items()))
     parts.append(f"{speed['pairs_per_second']:.0f} pairs/s")
     parts.append(f"waits {speed['data_wait']:.0%}")
     parts.append(f"{speed['tflops']:.3g} TFLOP/s ({speed['mfu']:.0%} of peak)")
     if "gpu_gb" in speed:
         parts.append(f"{speed['gpu_gb']:.1f} GB")
+    parts.append(" ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "step"))
     return ", ".join(parts)
 
 

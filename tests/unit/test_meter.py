@@ -67,7 +67,7 @@ def test_measuring_the_peak_draws_no_random_numbers() -> None:
 
 def test_in_words() -> None:
     speed = {"pairs_per_second": 900.0, "data_wait": 0.02, "tflops": 288.0, "mfu": 0.41, "gpu_gb": 99.0}
-    told = in_words({"total": 1.25, "norm": 0.5}, speed, 3725)
-    expected = "ends in 1:02:05, total 1.250 norm 0.500, 900 pairs/s, waits 2%, 288 TFLOP/s (41% of peak), 99.0 GB"
+    told = in_words({"step": 10, "lr": 7.5e-5, "total": 1.25}, speed, 3725)
+    expected = "ends in 1:02:05, 900 pairs/s, waits 2%, 288 TFLOP/s (41% of peak), 99.0 GB, lr 7.5e-05 total 1.25"
     assert told == expected
     assert clock(59.6) == "0:01:00"
