@@ -75,7 +75,7 @@ class PictureFeatures:
         held = self.picture.pixels.nbytes
         for each in self.features:
             held += sum(t.nbytes for t in (each.images, each.tcl, each.maskclip) if t is not None)
-            held += each.tcl[0, 0].numel() * degree * 12  # a float32 and an int64 for each neighbour
+            held += each.tcl[0, 0].numel() * degree * 8  # a float32 and an int32 for each neighbour
         return held
 
     @cached_property
