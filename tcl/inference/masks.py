@@ -112,6 +112,25 @@ class TCLSegmenter(TCL):
         return torch.sigmoid(self.mask_logits(features.dense, normalise(embeddings)))
 
 
+class InBfloat16:
+    """A model whose towers and decoder compute in bfloat16; masks, refinement and label maps stay float32."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        self.model, self.settings = model, model.settings
+
+    def class_embeddings(self, names: list[str], templates: str = "custom") -> Tensor:
+        return self.model.class_embeddings(names, templates)
+
+    def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            found = self.model.window_features(images, maskclip=maskclip)
+        own = None if found.maskclip is None else found.maskclip.float()
+        return found._replace(dense=found.dense.float(), maskclip=own)
+
+    def grid_masks(self, features: WindowFeatures, embeddings: Tensor) -> Tensor:
+        return self.model.grid_masks(features, embeddings)
+
+
 class WindowMasks:
     """Masks of one batch of windows under any settings of templates, PAMR and KP; what they share is made once.
 

@@ -12,6 +12,7 @@ from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import model_input
 from tcl.model.build import build_grounder
 from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.grounder import DecoderLevel
 
 from . import segment as plain
 from .texts import class_embeddings as plain_embeddings
@@ -27,6 +28,7 @@ def model() -> TCLSegmenter:
     clip = build_clip(SIZES)
     found = TCLSegmenter(clip, build_grounder(clip, frozen_blocks=2, decoder_levels=2)).eval().requires_grad_(False)
     for level in found.grounder.levels:
+        assert isinstance(level, DecoderLevel)
         level.first.gate.fill_(0.5)
         level.second.gate.fill_(-0.7)
     return found
