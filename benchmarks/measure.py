@@ -116,7 +116,7 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
     plain: list[float] = []
     while len(own) < 25:
         spent = (time.perf_counter() - began) / budget
-        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 3):
+        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 5):
             break
         own.append(timed(case.ours)[0])
         if case.plain is not None:
