@@ -1,5 +1,5 @@
 # make repro: set up and run the main job.  make test: set up and run the tests.  Both may be repeated at any time.
-.PHONY: repro test test-long check env
+.PHONY: repro test test-long bench bench-full check env
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -17,6 +17,13 @@ test: env check
 # run is listed at the end, with what it needs.
 test-long: env
 	pytest -q -rs -m "slow or not slow"
+
+# Times what the project does against plain PyTorch code; the table is kept in benchmarks/results.
+bench: env
+	python -m benchmarks
+
+bench-full: env
+	python -m benchmarks --full
 
 check: env
 	ruff check .

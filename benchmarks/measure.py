@@ -1,0 +1,191 @@
+"""How a case is measured: ours and the plain reference in turn, on the same threads, in one process."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tcl.training.meter import matrix_peak
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to time; whatever it needs is prepared before.
+
+    ours, plain: do the same work, the second as a good plain PyTorch program does it; None where there is nothing to
+    compare with. If both give a tensor, the two are compared. flops: floating-point operations of ours, two a
+    multiply-add. moved: bytes that ours must read and write at least. dtype: in which the operations are done.
+    line, count: cases of one line are drawn over their count, to show how the time grows with it.
+    """
+
+    name: str
+    size: str
+    ours: Work
+    plain: Work | None
+    flops: float | None = None
+    moved: float | None = None
+    dtype: torch.dtype = torch.float32
+    line: str | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the table.
+
+    seconds, plain_seconds: medians over the pairs. ratio: median of plain / ours over the pairs. memory, plain_memory:
+    the most bytes held beyond those held before. difference: the largest between the results, of integer ones the share
+    that differs. of_bound: the shortest time that the device's speed allows, as a share of ours; bound: what sets it.
+    """
+
+    name: str
+    size: str
+    seconds: float
+    plain_seconds: float | None
+    ratio: float | None
+    memory: int | None
+    plain_memory: int | None
+    difference: float | None
+    of_bound: float | None
+    bound: str | None
+    pairs: int
+    line: str | None
+    count: int | None
+
+
+class Speed:
+    """What this device reaches: FLOP/s in large matrix products by dtype, bytes/s in copying."""
+
+    def __init__(self) -> None:
+        self.matrix: dict[torch.dtype, float] = {}
+        self.copy = copy_rate(DEVICE)
+        self.flops(torch.float32)
+
+    def flops(self, dtype: torch.dtype) -> float:
+        """FLOP/s in matrix products, the best of several tries."""
+        if dtype not in self.matrix:
+            self.matrix[dtype] = max(matrix_peak(DEVICE, dtype) for _ in range(5))
+        return self.matrix[dtype]
+
+    def bound(self, case: Case) -> tuple[float, str] | None:
+        """The shortest time of a case in seconds, and what sets it: FLOPs or bytes."""
+        times = []
+        if case.flops is not None:
+            times.append((case.flops / self.flops(case.dtype), "FLOPs"))
+        if case.moved is not None:
+            times.append((case.moved / self.copy, "bytes"))
+        return max(times, default=None)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of the fastest of some large copies."""
+    source = torch.ones(1 << 26, device=device)
+    target = torch.empty_like(source)
+    durations = [timed(lambda: target.copy_(source))[0] for _ in range(8)]
+    return 2 * source.nbytes / min(durations)
+
+
+def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
+    """Run a case once for its memory and result, then in pairs until `budget` seconds are spent.
+
+    At least three pairs, or two if these take long. The first run is not timed: it allocates and fills caches.
+    """
+    began = time.perf_counter()
+    memory, result = held(case.ours)
+    plain_memory, difference = None, None
+    if case.plain is not None:
+        plain_memory, expected = held(case.plain)
+        difference = compare(result, expected)
+        del expected
+    del result
+    own: list[float] = []
+    plain: list[float] = []
+    while len(own) < 25:
+        spent = (time.perf_counter() - began) / budget
+        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 5):
+            break
+        own.append(timed(case.ours)[0])
+        if case.plain is not None:
+            plain.append(timed(case.plain)[0])
+    seconds, bound = median(own), speed.bound(case)
+    return Measured(
+        name=case.name,
+        size=case.size,
+        seconds=seconds,
+        plain_seconds=median(plain) if plain else None,
+        ratio=median(theirs / ours for ours, theirs in zip(own, plain, strict=True)) if plain else None,
+        memory=memory,
+        plain_memory=plain_memory,
+        difference=difference,
+        of_bound=bound[0] / seconds if bound else None,
+        bound=bound[1] if bound else None,
+        pairs=len(own),
+        line=case.line,
+        count=case.count,
+    )
+
+
+def timed(work: Work) -> tuple[float, Any]:
+    """Duration in seconds, and the result; a GPU is waited for."""
+    synchronise()
+    began = time.perf_counter()
+    result = work()
+    synchronise()
+    return time.perf_counter() - began, result
+
+
+def held(work: Work) -> tuple[int | None, Any]:
+    """The most bytes that the work holds beyond those held before it, its result included; and the result.
+
+    On a GPU as its allocator counts them, else of the whole process; None where the system does not say.
+    """
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = timed(work)[1]
+        return torch.cuda.max_memory_allocated() - before, result
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed but not given back would hide what is used
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None, work()
+    before = _peak_resident()
+    result = work()
+    return _peak_resident() - before, result
+
+
+def _peak_resident() -> int:
+    """The most bytes resident since the peak was last reset."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def compare(ours: Any, plain: Any) -> float | None:
+    """The largest difference of two tensors, of integer ones the share that differs; None if they are none."""
+    if not isinstance(ours, Tensor) or not isinstance(plain, Tensor):
+        return None
+    if not ours.dtype.is_floating_point:
+        return float((ours != plain).double().mean())
+    return float((ours.double() - plain.double()).abs().max())
+
+
+def synchronise() -> None:
+    """Wait for what a GPU has been given to do."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
