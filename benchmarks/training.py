@@ -27,7 +27,7 @@ from tcl.commands.machine import machine
 from tcl.model import flops
 from tcl.model.all_pairs import summarise
 from tcl.model.build import TCLSizes, build_tcl
-from tcl.model.clip import ClipSizes, build_clip, patch_grid
+from tcl.model.clip import ClipSizes, build_clip, embed_images, patch_grid
 from tcl.model.losses import normalise
 from tcl.model.ranks import Ranks
 from tcl.pairs.transforms import training_transform
@@ -109,7 +109,9 @@ class Bench:
             "frozen trunk": self.forward(lambda: self.model.frozen_tokens(images)),
             "grounder": self.forward(lambda: self.model.grounder(frozen, grid), backward=True),
             "losses": self.forward(summaries, backward=True),
-            "masked tower": self.forward(lambda: self.model.clip.encode_image(masked), backward=True),
+            "masked tower": self.forward(
+                lambda: embed_images(self.model.clip.visual, masked, self.model.block), backward=True
+            ),
             "optimiser": self.optimizer.step,
         }
 
