@@ -11,6 +11,7 @@ from benchmarks.measure import DEVICE, Case
 from tcl.model.build import TCLSizes, build_tcl
 from tcl.model.clip import ClipSizes, build_clip
 from tcl.model.flops import tcl_step
+from tcl.model.grounder import GatedResidual
 from tcl.model.ranks import Ranks
 from tcl.model.tcl import TCL
 from tcl.training.precision import Precision
@@ -26,9 +27,9 @@ def cases(full: bool) -> Iterator[Case]:
     """Batches compared, and others to see the time grow."""
     torch.manual_seed(0)
     model = build_tcl(build_clip(SIZES.clip).eval(), frozen_blocks=SIZES.frozen_blocks, decoder_levels=2)
-    for level in model.grounder.levels:
-        for residual in (level.first, level.second):
-            nn.init.constant_(residual.gate, GATE)
+    for block in model.modules():
+        if isinstance(block, GatedResidual):
+            nn.init.constant_(block.gate, GATE)
     model.to(DEVICE)
     for batch in (2, 4, 8, 16) if full else (2, 4, 8):
         yield case(model, batch, compared=batch >= 8)

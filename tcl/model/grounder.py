@@ -39,8 +39,8 @@ class GatedResidual(nn.Module):
 
     def gated_weights(self) -> tuple[Tensor, Tensor]:
         """The convolution's weight and bias, times tanh(gate)."""
-        gate = torch.tanh(self.gate)
-        return gate * self.conv.weight, gate * self.conv.bias
+        weight, bias = (torch.tanh(self.gate) * parameter for parameter in self.conv.parameters())
+        return weight, bias
 
 
 class DecoderLevel(nn.Module):

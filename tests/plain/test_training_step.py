@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from tcl.model.build import build_tcl
 from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.grounder import GatedResidual
 from tcl.model.ranks import Ranks
 from tcl.training.precision import Precision
 from tcl.training.tasks import TCLTask
@@ -32,9 +33,9 @@ SIZES = ClipSizes(
 def test_training_step(micro_batch: int | None, decoder_only: bool) -> None:
     torch.manual_seed(0)
     model = build_tcl(build_clip(SIZES).eval(), frozen_blocks=2, decoder_levels=2)
-    for level in model.grounder.levels:
-        for residual in (level.first, level.second):
-            torch.nn.init.constant_(residual.gate, 0.3)  # at its start of 0 the decoder would be the identity
+    for block in model.modules():
+        if isinstance(block, GatedResidual):
+            torch.nn.init.constant_(block.gate, 0.3)  # at its start of 0 the decoder would be the identity
     images, tokens = torch.randn(4, 3, 32, 32), torch.randint(1, 90, (4, 12))
     tokens[torch.arange(4), torch.tensor([3, 7, 5, 4])] = 99
     noise = torch.rand(4, 4, 16, 16)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tcl.model import losses as L
 from tcl.model.clip import Block, embed_patches, patch_grid
-from tcl.model.grounder import GatedResidual
 from tcl.model.tcl import TCL
 
 
@@ -75,12 +74,7 @@ def ground(model: TCL, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     features = identity_attention_block(block, tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
     for level in grounder.levels:
         features = F.interpolate(features, scale_factor=2, mode="nearest")
-        for residual in (level.first, level.second):
-            features = gated_residual(residual, features)
+        for residual in level.children():
+            features = features + torch.tanh(residual.gate) * residual.conv(F.gelu(residual.norm(features)))
     embeddings = grounder.norm(features.permute(0, 2, 3, 1)) @ grounder.projection
     return embeddings.permute(0, 3, 1, 2)
-
-
-def gated_residual(block: GatedResidual, x: Tensor) -> Tensor:
-    """The residual block as it is written."""
-    return x + torch.tanh(block.gate) * block.conv(F.gelu(block.norm(x)))
