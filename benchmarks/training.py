@@ -27,10 +27,10 @@ from tcl.commands.machine import machine
 from tcl.model import flops
 from tcl.model.all_pairs import summarise
 from tcl.model.build import TCLSizes, build_tcl
-from tcl.model.clip import ClipSizes, build_clip, patch_grid
+from tcl.model.clip import ClipSizes, build_clip, embed_images, patch_grid
 from tcl.model.losses import normalise
 from tcl.model.ranks import Ranks
-from tcl.pairs.transforms import decode, training_transform
+from tcl.pairs.transforms import training_transform
 from tcl.training.data import MEAN, STD
 from tcl.training.machine import Machine, prepare
 from tcl.training.meter import matrix_peak
@@ -111,7 +111,9 @@ class Bench:
             "frozen trunk": self.forward(lambda: self.model.frozen_tokens(images)),
             "grounder": self.forward(lambda: self.model.grounder(frozen, grid), backward=True),
             "losses": self.forward(summaries, backward=True),
-            "masked tower": self.forward(lambda: self.model.clip.encode_image(masked), backward=True),
+            "masked tower": self.forward(
+                lambda: embed_images(self.model.clip.visual, masked, self.model.block), backward=True
+            ),
             "optimiser": self.optimizer.step,
         }
 
@@ -151,10 +153,10 @@ def loading_seconds(image_size: int, count: int = 64) -> float:
     file = io.BytesIO()
     small.resize((512, 384), PIL.Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
     transform = training_transform("deit", size=image_size, mean=MEAN, std=STD)
-    transform(decode(file.getvalue(), key="warm-up"), (0,))
+    transform(file.getvalue(), (0,))
     began = time.perf_counter()
     for number in range(count):
-        transform(decode(file.getvalue(), key="drawn"), (number,))
+        transform(file.getvalue(), (number,))
     return (time.perf_counter() - began) / count
 
 

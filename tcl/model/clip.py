@@ -6,8 +6,9 @@ their blocks. All of CLIP's LayerNorms have eps 1e-5; its activation is QuickGEL
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from tcl.errors import TCLError
 from tcl.mends import import_open_clip
+from tcl.model.recompute import recomputed
 
 # open_clip ships no types; these names say which of its modules is meant.
 Clip: TypeAlias = Any
@@ -129,6 +131,38 @@ def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
     values = F.linear(block.ln_1(tokens), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
     tokens = tokens + block.attn.out_proj(values)
     return tokens + block.mlp(block.ln_2(tokens))
+
+
+def attention_block(block: Block, tokens: Tensor, first: int | None = None) -> Tensor:
+    """An ordinary CLIP block for a gradient with respect to its tokens alone: [B, L, C] -> [B, L, C].
+
+    With frozen weights and batches of tokens that want a gradient, torch's own attention multiplies each position by
+    the weights apart; here all positions are one product, and the MLP keeps one of its tensors instead of three.
+    first: only so many tokens from the start are wanted.
+    """
+    width, attention = tokens.shape[-1], block.attn
+    weights, biases = attention.in_proj_weight, attention.in_proj_bias
+    normed = block.ln_1(tokens)
+    queries = F.linear(normed[:, :first], weights[:width], biases[:width])
+    keys, values = F.linear(normed, weights[width:], biases[width:]).chunk(2, dim=-1)
+    heads = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    tokens = tokens[:, :first] + attention.out_proj(attended)
+    hidden = block.mlp.c_fc(block.ln_2(tokens))
+    return tokens + block.mlp.c_proj(recomputed(block.mlp.gelu, hidden))
+
+
+def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor] = attention_block) -> Tensor:
+    """CLIP's image embeddings [B, D], not normalised, for a gradient with respect to the images [B, 3, H, W] alone.
+
+    block: `attention_block`, plain or compiled. Of the last block only the class token's row is computed.
+    """
+    tokens = embed_patches(visual, images)
+    *blocks, last = visual.transformer.resblocks
+    for each in blocks:
+        step = partial(block, each)
+        tokens = recomputed(step, tokens) if visual.transformer.grad_checkpointing else step(tokens)
+    return visual.ln_post(block(last, tokens, first=1)[:, 0]) @ visual.proj
 
 
 def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ def blocks(layers: int, width: int, tokens: int) -> float:
     return layers * (24 * width**2 * tokens + 4 * width * tokens**2)
 
 
+def class_token_block(width: int, tokens: int) -> float:
+    """Forward of a transformer block that sees all tokens and computes the first one alone."""
+    return 4 * width**2 * tokens + 20 * width**2 + 4 * width * tokens
+
+
 def image_tower(sizes: ClipSizes, *, layers: int | None = None, share: float = 1.0) -> float:
     """Forward of CLIP's image tower, or of its first layers without the projection; share: of the patches, kept."""
     patches = (sizes.image_size // sizes.patch_size) ** 2
@@ -37,6 +42,13 @@ def image_tower(sizes: ClipSizes, *, layers: int | None = None, share: float = 1
     projection = 2 * sizes.vision_width * sizes.embed_dim if layers is None else 0
     depth = sizes.vision_layers if layers is None else layers
     return embedding + blocks(depth, sizes.vision_width, 1 + int(patches * share)) + projection
+
+
+def masked_tower(sizes: ClipSizes) -> float:
+    """Forward of CLIP's image tower as the image-level loss runs it."""
+    tokens = 1 + (sizes.image_size // sizes.patch_size) ** 2
+    trunk = image_tower(sizes, layers=sizes.vision_layers - 1)
+    return trunk + class_token_block(sizes.vision_width, tokens) + 2 * sizes.vision_width * sizes.embed_dim
 
 
 def text_tower(sizes: ClipSizes) -> float:
@@ -68,7 +80,7 @@ def tcl_step(sizes: TCLSizes, *, global_batch: int, decoder_only: bool) -> PairF
         text_tower=text_tower(clip),
         grounder=3 * decoder(sizes) + (1 if decoder_only else 3) * copied_blocks(sizes),
         losses=5 * 2 * global_batch * cells * clip.embed_dim,  # similarity: V alone has a gradient; pooling: V and M
-        masked_tower=2 * image_tower(clip),  # its weights are frozen
+        masked_tower=2 * masked_tower(clip),  # its weights are frozen
     )
 
 

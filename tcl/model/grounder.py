@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tcl.model.clip import run_blocks, run_dense_blocks
+from tcl.model.recompute import recomputed
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -27,7 +27,20 @@ class GatedResidual(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.gate) * self.conv(F.gelu(self.norm(x)))
+        return x + recomputed(self.update, x)
+
+    def update(self, x: Tensor) -> Tensor:
+        """What is added to x; the gate, a number, is applied to the weights."""
+        return F.conv2d(self.activation(x), *self.gated_weights(), padding=1)
+
+    def activation(self, x: Tensor) -> Tensor:
+        """What the convolution is given."""
+        return F.gelu(self.norm(x))
+
+    def gated_weights(self) -> tuple[Tensor, Tensor]:
+        """The convolution's weight and bias, times tanh(gate)."""
+        weight, bias = (torch.tanh(self.gate) * parameter for parameter in self.conv.parameters())
+        return weight, bias
 
 
 class DecoderLevel(nn.Module):
@@ -43,8 +56,11 @@ class DecoderLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
-        update = upsampled_conv3x3(F.gelu(self.first.norm(x)), self.first.conv.weight, self.first.conv.bias)
-        return self.second(upsampled + torch.tanh(self.first.gate) * update)
+        return self.second(upsampled + recomputed(self.first_update, x))
+
+    def first_update(self, x: Tensor) -> Tensor:
+        """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
+        return upsampled_conv3x3(self.first.activation(x), *self.first.gated_weights())
 
 
 def upsampled_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,6 +107,10 @@ class Grounder(nn.Module):
         tokens = run(self.blocks, tokens)
         features = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         for level in self.levels:
-            features = checkpoint(level, features, use_reentrant=False) if self.recompute else level(features)
-        embeddings = self.norm(features.permute(0, 2, 3, 1)) @ self.projection
+            features = recomputed(level, features) if self.recompute else level(features)
+        return recomputed(self.project, features)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Per-pixel embeddings [B, D, h, w] of the decoder's result [B, C, h, w]."""
+        embeddings: Tensor = self.norm(features.permute(0, 2, 3, 1)) @ self.projection
         return embeddings.permute(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 
 from tcl.model import losses as L
 from tcl.model.all_pairs import EAGER, Kernels, summarise
-from tcl.model.clip import Block, Clip, embed_patches, encode_text, patch_grid, run_blocks, run_dense_blocks
+from tcl.model.clip import (
+    Block,
+    Clip,
+    attention_block,
+    embed_images,
+    embed_patches,
+    encode_text,
+    patch_grid,
+    run_blocks,
+    run_dense_blocks,
+)
 from tcl.model.grounder import Grounder
 from tcl.model.ranks import Ranks, current_ranks
 
@@ -62,6 +73,7 @@ class TCL(nn.Module):
     """
 
     kernels: Kernels = EAGER
+    block: Callable[..., Tensor] = staticmethod(attention_block)
 
     def __init__(
         self,
@@ -180,7 +192,7 @@ class TCL(nn.Module):
         logits = scale * pairs.cosines + bias
         shown = logits.sigmoid() if self.objective.soft_image_masks else L.straight_through_mask(logits, draws)
         masked = images * F.interpolate(shown[:, None], size=images.shape[-2:], mode="nearest")
-        embeddings = L.normalise(self.clip.encode_image(masked))
+        embeddings = L.normalise(embed_images(self.clip.visual, masked, self.block))
         text_logits = pairs.logits
         if as_upstream:
             grounded = L.grounded_embeddings(torch.sigmoid(self.mask_logits(features, texts[positives])), features)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tcl.errors import TCLError
 from tcl.pairs.order import batch
 from tcl.pairs.shards import PairReader
-from tcl.pairs.transforms import Transform, decode
+from tcl.pairs.transforms import Transform, kept_generators
 
 FALLBACKS = 20
 """Tries to replace one unreadable image before the data is held to be unusable."""
@@ -79,7 +79,8 @@ class PairBatches(Dataset[PairBatch]):
         indices = batch(self.seed, step, size=self.global_batch, shard_sizes=self._shard_sizes)
         first = self.rank * self.local_batch
         positions = range(first, first + self.local_batch)
-        samples = [self._sample(int(indices[position]), step, position) for position in positions]
+        with kept_generators():
+            samples = [self._sample(int(indices[position]), step, position) for position in positions]
         return PairBatch(
             images=torch.stack([sample.image for sample in samples]),
             captions=[sample.caption for sample in samples],
@@ -95,12 +96,12 @@ class PairBatches(Dataset[PairBatch]):
             pair = reader.read(local)
             key = f"{reader.source}/{pair.key}"
             try:
-                image = decode(pair.image, key=key)
+                image = self.transform(pair.image, (*seed, _AUGMENTATION))
             except TCLError as error:
-                last = error
+                last = f"pair {key}: {error}"
                 continue
-            return _Sample(self.transform(image, (*seed, _AUGMENTATION)), pair.caption, key, unreadable)
-        raise TCLError(f"{FALLBACKS + 1} images in a row are unreadable; verify the shards. The last: {last}")
+            return _Sample(image, pair.caption, key, unreadable)
+        raise TCLError(f"{FALLBACKS + 1} images in a row are unreadable; verify the shards. The last: {last}.")
 
     def _candidates(self, index: int, seed: tuple[int, ...]) -> Iterator[int]:
         yield index

@@ -5,15 +5,16 @@ An augmentation is a function of the image and a seed: it does not matter which 
 
 from __future__ import annotations
 
-import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tcl.errors import TCLError
+from tcl.pairs.images import decoded, open_image, resized_crop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,22 +23,13 @@ if TYPE_CHECKING:
 Seed = tuple[int, ...]
 """Non-negative integers that together key one draw of an augmentation."""
 
-Transform = Callable[["Image", Seed], "Tensor"]
-"""From an RGB image of any size to a normalised float32 tensor [3, size, size]; a function of its arguments alone."""
+Transform = Callable[[bytes, Seed], "Tensor"]
+"""From an encoded image of any size to a normalised float32 tensor [3, size, size]; a function of its arguments alone.
+
+It may seed the global generators: `kept_generators` puts them back. Raises TCLError if the image cannot be read.
+"""
 
 Triple = tuple[float, float, float]
-
-
-def decode(image: bytes, *, key: str) -> Image:
-    """The RGB image in `image` (JPEG, PNG or WebP). Raises TCLError, naming `key`, if it cannot be read."""
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(io.BytesIO(image)) as opened:
-            converted: Image = opened.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise TCLError(f"The image of pair {key} cannot be read: {type(error).__name__}: {error}.") from None
-    return converted
 
 
 def training_transform(name: str, *, size: int, mean: Triple, std: Triple) -> Transform:
@@ -54,30 +46,28 @@ def training_transform(name: str, *, size: int, mean: Triple, std: Triple) -> Tr
     raise TCLError(f"The augmentation is one of 'deit' and 'flip', not {name!r}.")
 
 
-@dataclass(frozen=True)
-class Seeded:
-    """A transform that draws from the global generators, made a function of the image and a seed.
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Put the global generators (of `random`, numpy, torch on the CPU), which augmentations seed, back afterwards."""
+    import torch
 
-    `random`, numpy and torch (CPU) are seeded for the call, and put back afterwards as they were.
-    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
-    transform: Callable[[Image], Tensor]
 
-    def __call__(self, image: Image, seed: Seed) -> Tensor:
-        """[3, size, size] float32, normalised."""
-        import torch
+def seed_generators(seed: Seed) -> None:
+    """Seed the three global generators, each by a number of its own."""
+    import torch
 
-        words = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            random.seed(words[0])
-            np.random.seed(words[1] & 0xFFFFFFFF)
-            torch.default_generator.manual_seed(words[2])  # torch.manual_seed would reseed the GPUs as well
-            return self.transform(image)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+    words = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1] & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(words[2])  # torch.manual_seed would reseed the GPUs as well
 
 
 @dataclass(frozen=True)
@@ -88,11 +78,11 @@ class Flip:
     mean: Triple
     std: Triple
 
-    def __call__(self, image: Image, seed: Seed) -> Tensor:
+    def __call__(self, image: bytes, seed: Seed) -> Tensor:
         """[3, size, size] float32, normalised."""
         import torch
 
-        pixels = np.asarray(_fitted(image, self.size), dtype=np.float32)
+        pixels = np.asarray(_fitted(decoded(open_image(image)), self.size), dtype=np.float32)
         if np.random.SeedSequence(seed).generate_state(1)[0] & 1:
             pixels = pixels[:, ::-1]
         mean, std = (255 * np.array(values, dtype=np.float32) for values in (self.mean, self.std))
@@ -111,14 +101,49 @@ def _fitted(image: Image, size: int) -> Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _deit(size: int, mean: Triple, std: Triple) -> Transform:
+@dataclass(frozen=True)
+class Deit:
+    """The augmentation "deit" of `training_transform`: timm's parts, the image decoded only after the crop is drawn."""
+
+    size: int
+    crop: Any
+    augment: Callable[[Image], Image]
+    erase: Callable[[Tensor], Tensor]
+    mean: Triple
+    std: Triple
+
+    def __call__(self, image: bytes, seed: Seed) -> Tensor:
+        """[3, size, size] float32, normalised."""
+        opened = open_image(image)
+        seed_generators(seed)
+        top, left, height, width = self.crop.get_params(opened, self.crop.scale, self.crop.ratio)
+        part = resized_crop(image, (left, top, left + width, top + height), self.size)
+        return self.erase(normalised(self.augment(part), self.mean, self.std))
+
+
+def normalised(image: Image, mean: Triple, std: Triple) -> Tensor:
+    """What torchvision's ToTensor and Normalize make of an RGB image, bit for bit: [3, H, W] float32."""
+    import torch
+
+    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
+    for plane, band in zip(pixels, "RGB", strict=True):
+        plane[...] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
+    shift, scale = (np.array(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+    pixels /= 255
+    pixels -= shift
+    pixels /= scale
+    return torch.from_numpy(pixels)
+
+
+def _deit(size: int, mean: Triple, std: Triple) -> Deit:
     """timm's transform with the values of the official configuration (colour jitter is inactive beside RandAugment)."""
     from tcl.mends import mend_torchvision
 
     mend_torchvision()
     from timm.data.transforms_factory import create_transform
+    from torchvision.transforms import Compose
 
-    transform: Callable[[Image], Tensor] = create_transform(
+    parts = create_transform(
         input_size=size,
         is_training=True,
         scale=(0.08, 1.0),
@@ -130,5 +155,6 @@ def _deit(size: int, mean: Triple, std: Triple) -> Transform:
         re_mode="pixel",
         mean=mean,
         std=std,
-    )
-    return Seeded(transform)
+    ).transforms
+    crop, flip, rand_augment, _to_tensor, _normalise, erase = parts
+    return Deit(size, crop, Compose([flip, rand_augment]), erase, mean, std)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tcl.model.all_pairs import EAGER, Kernels
+from tcl.model.clip import attention_block
 from tcl.model.tcl import TCL
 
 
@@ -39,5 +40,6 @@ def prepare(model: TCL, machine: Machine) -> TCL:
     if machine.compiled:
         for module in (*visual.transformer.resblocks, *model.clip.transformer.resblocks, *model.grounder.levels):
             module.compile()
+        model.block = torch.compile(attention_block)
         model.kernels = Kernels(torch.compile(EAGER.summaries), torch.compile(EAGER.add_gradients))
     return model

@@ -23,11 +23,11 @@ import pytest
 from tcl.errors import TCLError
 from tcl.pairs.download import download
 from tcl.pairs.fetch import Workers
+from tcl.pairs.images import decoded, open_image
 from tcl.pairs.manifest import Manifest, read_manifest, verify
 from tcl.pairs.shards import PairReader
 from tcl.pairs.source import Source
 from tcl.pairs.tables import Columns
-from tcl.pairs.transforms import decode
 from tests.pipeline.web import FAULTS, FINE, Handler, jpeg, serving
 
 PAIRS = 60
@@ -111,7 +111,7 @@ def check_pairs(reader: PairReader) -> None:
     pairs = [reader.read(i) for i in range(len(reader))]
     assert [pair.caption for pair in pairs] == [caption_of(i) for i in expected]
     for number, pair in zip(expected, pairs, strict=True):
-        picture = decode(pair.image, key=pair.key)
+        picture = decoded(open_image(pair.image))
         assert picture.size == (64, 48)
         assert abs(np.array(picture).mean() - number * 4) < 2
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tcl.model import flops
 from tcl.model.build import TCLSizes, build_tcl
-from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.clip import ClipSizes, build_clip, embed_images
 from tcl.model.tcl import TCL
 
 SIZES = TCLSizes(
@@ -51,6 +51,7 @@ def test_parts(model: TCL) -> None:
     with torch.no_grad():
         frozen = model.frozen_tokens(images)
         assert executed(lambda: model.clip.encode_image(images)) == flops.image_tower(clip)
+        assert executed(lambda: embed_images(model.clip.visual, images)) == flops.masked_tower(clip)
         assert executed(lambda: model.text_features(tokens)) == flops.text_tower(clip)
         assert executed(lambda: model.frozen_tokens(images)) == flops.image_tower(clip, layers=2)
         grounder = executed(lambda: model.grounder(frozen, (6, 6)))

@@ -1,0 +1,27 @@
+"""What a user waits for before anything happens: commands and stages up to the end of their imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from benchmarks.measure import Case
+
+STAGES = ("download", "prepare", "report", "evaluate", "train")
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """`tcl --help` beside a Python that does nothing, and the stages' imports."""
+    yield Case("start-up", "tcl --help", python("-m", "tcl.commands.main", "--help"), python("-c", "pass"))
+    for stage in STAGES:
+        yield Case("start-up", f"stage {stage}", python("-c", f"import stages.{stage}"), None)
+
+
+def python(*arguments: str) -> Callable[[], None]:
+    """A Python of this environment, run to its end."""
+
+    def run() -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    return run
