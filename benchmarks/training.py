@@ -1,4 +1,4 @@
-"""python benchmarks/training.py [--model tiny]: a training step of TCL, whole and by part.
+"""python -m benchmarks.training [--model tiny]: a training step of TCL, whole and by part.
 
 What is timed: steps of the second phase on random images and texts, with random weights, ViT-B/16 at 224 pixels unless
 told otherwise. `step` is forward, backward and optimiser as training does them; the parts are timed apart from it, each

@@ -1,4 +1,4 @@
-"""python benchmarks/training_on_paper.py [--tflops 989] [--terabytes 4.8]: what a step of TCL costs, by arithmetic.
+"""python -m benchmarks.training_on_paper [--tflops 989] [--terabytes 4.8]: what a step of TCL costs, by arithmetic.
 
 Nothing is timed. For each image-text pair of a step (second phase, ViT-B/16 at 224 pixels, 1,024 pairs, bfloat16) and
 each part of it: floating-point operations (tcl/model/flops.py), and the bytes that its operations read and write if
@@ -20,8 +20,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from training import MODELS, Bench
 
+from benchmarks.training import MODELS, Bench
 from tcl.model import all_pairs, flops
 from tcl.model.clip import Clip
 from tcl.training.machine import Machine
@@ -80,7 +80,7 @@ def main() -> None:
     all_pairs.CHUNK["cpu"] = all_pairs.CHUNK["cuda"]
     with Shapes():
         bench = Bench(sizes, BATCH, Machine(micro_batch=AT_A_TIME), "bfloat16", torch.device("cpu"))
-        bench.model.text_features = partial(longest_texts, bench.model.clip)
+        bench.model.text_features = partial(longest_texts, bench.model.clip)  # type: ignore[method-assign]
         moved = {
             part: bytes_of(work) / (BATCH if part == "optimiser" else AT_A_TIME) for part, work in bench.parts().items()
         }

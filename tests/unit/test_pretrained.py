@@ -19,6 +19,7 @@ from tcl.errors import TCLError
 from tcl.export.write import export
 from tcl.files import sha256
 from tcl.inference.baselines import METHODS, TrainingFree
+from tcl.inference.masks import soft_masks
 from tcl.inference.settings import InferenceSettings
 from tcl.mends import import_open_clip
 from tcl.model.build import build_tcl
@@ -353,8 +354,9 @@ def test_such_a_model_is_exported(trained: TCL, tmp_path: Path) -> None:
 
 
 def test_training_free_methods_on_such_a_tower(trained: TCL) -> None:
-    methods = TrainingFree(trained.clip, list(METHODS), InferenceSettings(pamr_dilations=(1, 2)), levels=2)
-    masks = methods.soft_masks(torch.randn(1, 3, 61, 75), methods.class_embeddings(["cat", "dog"]))
+    settings = InferenceSettings(pamr_dilations=(1, 2))
+    methods = TrainingFree(trained.clip, list(METHODS), settings, levels=2)
+    masks = soft_masks(methods, torch.randn(1, 3, 61, 75), methods.class_embeddings(["cat", "dog"]), settings)
     assert masks.shape == (1, 2 * len(METHODS), 61, 75)
     assert torch.isfinite(masks).all()
 
