@@ -167,8 +167,10 @@ def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor
 
 def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
     """Tokens [B, L, C] through ordinary blocks."""
+    # Under autocast torch's own attention multiplies each position by a copy of the weights, unless these are trained.
+    autocast = torch.is_autocast_enabled(tokens.device.type)
     for block in blocks:
-        tokens = block(tokens)
+        tokens = attention_block(block, tokens) if autocast else block(tokens)
     return tokens
 
 

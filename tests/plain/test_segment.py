@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from tcl.inference.evaluate import segment
-from tcl.inference.masks import TCLSegmenter, soft_masks
+from tcl.inference.masks import InBfloat16, TCLSegmenter, soft_masks
 from tcl.inference.prompts import class_embeddings, prompt_templates
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import model_input
@@ -56,3 +56,14 @@ def test_label_maps(model: TCLSegmenter, background: bool) -> None:
     expected = plain.segment(model, inputs, embeddings, SETTINGS, background=background, size=image.shape[:2])
     found = segment(model, image, embeddings, settings=SETTINGS, background=background)
     assert (found == expected.numpy()).mean() > 0.999
+
+
+def test_bfloat16_is_near(model: TCLSegmenter) -> None:
+    windows = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    exact = model.window_features(windows, maskclip=True)
+    rough = InBfloat16(model).window_features(windows, maskclip=True)
+    assert exact.maskclip is not None
+    assert rough.maskclip is not None
+    for ours, theirs in ((rough.dense, exact.dense), (rough.maskclip, exact.maskclip)):
+        assert ours.dtype == torch.float32
+        assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.02
