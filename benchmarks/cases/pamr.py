@@ -11,6 +11,7 @@ import torch
 from benchmarks.measure import DEVICE, Case
 from tcl.inference.pamr import pamr
 from tcl.inference.settings import InferenceSettings
+from tests.plain.pamr import by_slices
 from tests.plain.pamr import pamr as plain_pamr
 
 GRID, SIDE = 112, 448
@@ -37,3 +38,10 @@ def cases(full: bool) -> Iterator[Case]:
             line="PAMR by classes",
             count=classes,
         )
+        if compared:
+            yield Case(
+                "PAMR, against copied slices",
+                f"{classes} classes, {GRID} x {GRID}",
+                partial(pamr, image, masks, **arguments),
+                partial(plain_pamr, image, masks, neighbours=by_slices, **arguments),
+            )

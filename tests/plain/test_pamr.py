@@ -6,15 +6,19 @@ from torch.testing import assert_close
 
 from tcl.inference.pamr import pamr
 
+from .pamr import Neighbours, by_convolutions, by_slices
 from .pamr import pamr as plain_pamr
 
 
+@pytest.mark.parametrize("neighbours", [by_convolutions, by_slices])
 @pytest.mark.parametrize(
     ("images", "masks", "dilations"),
     [((2, 3, 40, 56), (2, 5, 20, 28), (1, 2, 4)), ((1, 3, 112, 112), (1, 3, 28, 28), (1, 2, 4, 8, 12, 24))],
 )
-def test_pamr(images: tuple[int, ...], masks: tuple[int, ...], dilations: tuple[int, ...]) -> None:
+def test_pamr(
+    images: tuple[int, ...], masks: tuple[int, ...], dilations: tuple[int, ...], neighbours: Neighbours
+) -> None:
     generator = torch.Generator().manual_seed(0)
     picture, soft = torch.rand(images, generator=generator), torch.rand(masks, generator=generator)
-    expected = plain_pamr(picture, soft, iterations=10, dilations=dilations)
+    expected = plain_pamr(picture, soft, iterations=10, dilations=dilations, neighbours=neighbours)
     assert_close(pamr(picture, soft, iterations=10, dilations=dilations), expected, rtol=0, atol=1e-5)
