@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,7 +71,7 @@ def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
 
 def ground(model: TCL, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Embeddings V [B, D, h, w], not normalised: each level upsamples first."""
-    grounder = model.grounder
+    grounder: Any = model.grounder
     (block,) = grounder.blocks
     features = identity_attention_block(block, tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
     for level in grounder.levels:
