@@ -13,6 +13,8 @@ repro: env
 test: env check
 	pytest -q
 
+# The slow tests too, about an hour. Some need root and Debian's iproute2, slurm-wlm, munge or chromium; what cannot be
+# run is listed at the end, with what it needs.
 test-long: env
 	pytest -q -rs -m "slow or not slow"
 

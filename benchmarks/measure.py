@@ -100,9 +100,9 @@ def copy_rate(device: torch.device) -> float:
 
 
 def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
-    """Run a case once for its memory and result, then in pairs until `budget` seconds are spent; at least three pairs.
+    """Run a case once for its memory and result, then in pairs until `budget` seconds are spent.
 
-    The first run is not timed: it allocates, compiles and fills caches.
+    At least three pairs, or two if these take long. The first run is not timed: it allocates and fills caches.
     """
     began = time.perf_counter()
     memory, result = held(case.ours)
@@ -114,7 +114,10 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
     del result
     own: list[float] = []
     plain: list[float] = []
-    while len(own) < 3 or (len(own) < 25 and time.perf_counter() - began < budget):
+    while len(own) < 25:
+        spent = (time.perf_counter() - began) / budget
+        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 5):
+            break
         own.append(timed(case.ours)[0])
         if case.plain is not None:
             plain.append(timed(case.plain)[0])

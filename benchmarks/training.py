@@ -1,4 +1,4 @@
-"""python benchmarks/training.py [--model tiny]: a training step of TCL, whole and by part.
+"""python -m benchmarks.training [--model tiny]: a training step of TCL, whole and by part.
 
 What is timed: steps of the second phase on random images and texts, with random weights, ViT-B/16 at 224 pixels unless
 told otherwise. `step` is forward, backward and optimiser as training does them; the parts are timed apart from it, each
@@ -59,8 +59,9 @@ class Bench:
         self.sizes, self.batch, self.device = sizes, batch, device
         self.precision = Precision(precision, device)
         torch.manual_seed(0)
-        clip = build_clip(sizes.clip).eval()
-        model = build_tcl(clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels).to(device)
+        with device:
+            clip = build_clip(sizes.clip).eval()
+            model = build_tcl(clip, frozen_blocks=sizes.frozen_blocks, decoder_levels=sizes.decoder_levels)
         self.model = prepare(model, layout)
         self.micro_batch = min(layout.micro_batch or batch, batch)
         self.task = TCLTask(
@@ -87,10 +88,11 @@ class Bench:
     def parts(self) -> dict[str, Callable[[], Any]]:
         """The parts of a step on one micro-batch, the optimiser's on all."""
         images, tokens = self.pairs["images"][: self.micro_batch], self.pairs["tokens"]
-        texts = normalise(self.model.text_features(tokens))
-        frozen = self.model.frozen_tokens(images)
         grid = patch_grid(self.model.clip.visual, images)
-        features = self.model.grounder(frozen, grid).detach().requires_grad_()
+        with self.precision.autocast():
+            texts = normalise(self.model.text_features(tokens))
+            frozen = self.model.frozen_tokens(images)
+            features = self.model.grounder(frozen, grid).detach().requires_grad_()
         masked = images.clone().requires_grad_()
 
         def summaries() -> Tensor:

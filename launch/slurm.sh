@@ -16,7 +16,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 port=$((20000 + SLURM_JOB_ID % 10000))
 export TCL_TORCHRUN="--nnodes=$SLURM_JOB_NUM_NODES --node-rank=\$SLURM_NODEID --master-addr=$address --master-port=$port"
-export TCL_ON_NODES="srun --ntasks-per-node=1 --kill-on-bad-exit=1
+# A node whose ranks fail ends the others within a minute. Not at once, by --kill-on-bad-exit: after a stop, when the nodes
+# end one by one, SLURM may deliver that kill late, to the job that has come back from the queue.
+export TCL_ON_NODES="srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60
     ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}"
 
 requeue=

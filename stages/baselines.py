@@ -35,10 +35,13 @@ def main(key: str, ranks: Ranks) -> None:
         model,
         benchmarks.load(key),
         data_root() / config.datasets[chosen.dataset].root,
-        settings=model.settings,
         heads=[
-            Head(thresholds[name]["bg_thresh"], Pictures(Path("overlays") / name / key, config.evaluate.overlays))
-            for name in methods
+            Head(
+                model.settings.but(bg_thresh=thresholds[name]["bg_thresh"]),
+                part=index,
+                pictures=Pictures(Path("overlays") / name / key, config.evaluate.overlays),
+            )
+            for index, name in enumerate(methods)
         ],
         only=chosen.classes,
         ranks=ranks,

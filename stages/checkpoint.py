@@ -13,11 +13,14 @@ from tcl.transfer import fetch
 
 
 def main(name: str) -> None:
-    settings = load_config().checkpoints[name]
+    config = load_config()
+    settings = config.checkpoints[name]
     file = data_root() / settings.path
     if not file.is_file():
         fetch(settings.url, file)
-    model = load(file, clip=Path("weights/clip.safetensors"))
+    ours_is_theirs = config.clip.pretrained == "ViT-B-16:openai"
+    clip = Path("weights/clip.safetensors") if ours_is_theirs else data_root() / "checkpoints/ViT-B-16.pt"
+    model = load(file, clip=clip)  # which is asked for the towers if the checkpoint comes without
     save_tcl(Path(f"weights/{name}.safetensors"), model, inference=model.settings.to_dict())
     write_json(f"manifests/{name}.json", {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)})
 

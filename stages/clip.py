@@ -1,4 +1,4 @@
-"""python -m stages.launch clip: the frozen CLIP, trained on the pairs (demo) or OpenAI's (paper)."""
+"""python -m stages.launch clip: the frozen CLIP, trained on the pairs (demo) or open_clip's pretrained (paper)."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def main() -> None:
         if config.clip.training is not None:
             train(config, config.clip.training, sizes, ranks)
         elif ranks.first:
-            save_clip(
-                OUT, pretrained_clip(config.clip.pretrained or "", sizes=sizes, folder=data_root() / "checkpoints")
-            )
+            clip, origin = pretrained_clip(str(config.clip.pretrained), sizes=sizes, folder=data_root() / "checkpoints")
+            print(f"{origin['name']}: {origin['file']}, SHA-256 {origin['sha256']}")
+            save_clip(OUT, clip, origin=origin)
         ranks.barrier()
 
 

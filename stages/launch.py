@@ -50,7 +50,7 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(_passed_on()))
-    place = nodes or ["--standalone"]
+    place = [*nodes, f"--rdzv-id={'-'.join(sys.argv[1:])}"] if nodes else ["--standalone"]  # never meets another stage
     launch(stage, [*place, f"--nproc-per-node={count}", "-m", f"stages.{stage}", *arguments])
 
 

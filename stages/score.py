@@ -15,7 +15,7 @@ from tcl.commands.workspace import data_root
 from tcl.config import Evaluate, load_config, read_params
 from tcl.datasets import benchmark as benchmarks
 from tcl.files import sha256
-from tcl.inference.evaluate import evaluate_settings
+from tcl.inference.evaluate import Head, evaluate_heads
 from tcl.inference.load import load
 from tcl.inference.settings import InferenceSettings
 from tcl.model.ranks import Ranks, joined_ranks
@@ -33,11 +33,11 @@ def main(weights: str, dataset: str, sweep: str | None, ranks: Ranks) -> None:
     digest = sha256(file)
     for key in scored_benchmarks(dataset, all_of_them=weights.startswith("ablations/") or sweep is not None):
         chosen = {**config.benchmarks, **config.monitors}[key]
-        outcomes = evaluate_settings(
+        outcomes = evaluate_heads(
             model,
             benchmarks.load(key),
             data_root() / config.datasets[dataset].root,
-            settings=[inference_settings(each, chosen.bg_thresh) for each in settings.values()],
+            heads=[Head(inference_settings(each, chosen.bg_thresh)) for each in settings.values()],
             only=chosen.classes,
             ranks=ranks,
         )

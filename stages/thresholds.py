@@ -25,8 +25,7 @@ def main(ranks: Ranks) -> None:
         model,
         benchmarks.load(SPLIT),
         data_root() / config.datasets["voc"].root,
-        settings=model.settings,
-        heads=[Head(model.settings.background_threshold) for _ in config.baselines.methods],
+        heads=[Head(model.settings, part=index) for index in range(len(config.baselines.methods))],
         only=config.benchmarks["voc"].classes,
         ranks=ranks,
     )

@@ -103,7 +103,7 @@ class ClipTraining(Section):
 
 
 class Clip(Section):
-    """Where the frozen CLIP comes from: trained here on the pairs, or open_clip's pretrained weights by name."""
+    """Where the frozen CLIP comes from: trained here on the pairs, or open_clip's, named "architecture:tag"."""
 
     needs: str
     pretrained: str | None
@@ -117,7 +117,7 @@ class Clip(Section):
 
 
 class ClipSizes(Section):
-    """Sizes of the CLIP."""
+    """Sizes of the CLIP; quick_gelu: its activation is QuickGELU, as in OpenAI's weights, and not GELU."""
 
     embed_dim: Positive
     image_size: Positive
@@ -130,6 +130,7 @@ class ClipSizes(Section):
     text_width: Positive
     text_layers: Positive
     text_heads: Positive
+    quick_gelu: bool
 
 
 class Model(Section):

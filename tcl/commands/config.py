@@ -43,4 +43,9 @@ def write_params(overrides: list[str], *, conf: Path = Path("conf"), params: Pat
     values = compose(conf, overrides)
     config = check_config(values, source=" ".join(overrides) or str(conf))
     check_ablations(config, values, conf / "ablation")
+    if config.clip.pretrained is not None:
+        from tcl.model.clip import ClipSizes
+        from tcl.model.pretrained import check_sizes
+
+        check_sizes(config.clip.pretrained, ClipSizes(**config.model.clip.model_dump()))
     write_text(params, HEADER + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--short-side", type=int, metavar="N", help="pixels that an image's short side is resized to")
     parser.add_argument("--window", type=int, metavar="N", help="side of the sliding windows in pixels")
     parser.add_argument("--stride", type=int, metavar="N", help="step of the sliding windows in pixels")
+    parser.add_argument("--bfloat16", action="store_true", help="towers and decoder in bfloat16: faster, not exact")
     parser.add_argument("--maps", type=Path, metavar="DIR", help="also write each image's class indices as PNG")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the result, as JSON")
     parser.set_defaults(run=run)
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from tcl.inference.evaluate import evaluate
     from tcl.inference.load import load
+    from tcl.inference.masks import InBfloat16
     from tcl.inference.prompts import prompt_templates
     from tcl.inference.settings import InferenceSettings
     from tcl.model.ranks import joined_ranks
@@ -57,8 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
         chosen = model.settings.but(**{name: getattr(arguments, name) for name in SETTINGS})
         model.settings = InferenceSettings.from_dict(chosen.to_dict(), source="settings")
         prompt_templates(model.settings.templates)
+        model = model.to(ranks.device)
         outcome = evaluate(
-            model.to(ranks.device),
+            InBfloat16(model) if arguments.bfloat16 else model,
             benchmark,
             arguments.data,
             settings=model.settings,
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             maps=arguments.maps,
         )
         if ranks.first:
-            write_json(arguments.out, outcome.result)
+            result = outcome.result | ({"precision": "bfloat16"} if arguments.bfloat16 else {})
+            write_json(arguments.out, result)
             scores = ", ".join(f"{name} {outcome.result[name]:.2f}" for name in ("mIoU", "mAcc", "aAcc"))
             print(f"{benchmark.title}: {scores} ({outcome.result['images']} images). Written to {arguments.out}.")

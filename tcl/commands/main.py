@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tcl.commands import convert, data, evaluate, export, models, segment, web
+from tcl.commands import compare, convert, data, evaluate, export, models, segment, web
 from tcl.commands.boundary import boundary
 
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--report", type=Path, default=Path("report"), metavar="DIR")
     show.set_defaults(run=_show)
 
-    for module in (data, segment, models, web, export, evaluate, convert):
+    for module in (data, compare, segment, models, web, export, evaluate, convert):
         module.add_parser(commands)
     return top
 

@@ -67,7 +67,7 @@ def find(name: str | None) -> Path:
 
 def known_models() -> Iterator[Model]:
     """The project's own: variants in weights/ and experiments of DVC; then the authors' checkpoint."""
-    runs = _runs_by_weights()
+    runs = runs_by_weights()
     weights = checkout() / named.WEIGHTS
     for variant in named.variants(weights):
         file = weights / f"{variant}.safetensors"
@@ -124,7 +124,7 @@ def _run_of(file: Path, runs: Mapping[str, str]) -> str | None:
     return runs.get(sha256(file)) if runs else None
 
 
-def _runs_by_weights() -> dict[str, str]:
+def runs_by_weights() -> dict[str, str]:
     """MLflow's ids of the runs that made weights, by the SHA-256 of these; none where nothing is tracked."""
     from tcl.commands.tracking import EXPERIMENT, store
 

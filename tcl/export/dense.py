@@ -32,7 +32,7 @@ class DenseMasks(nn.Module):
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         border = (left, size[1] - width - left, top, size[0] - height - top)
         window = self.model.window_features(F.pad(images, border), maskclip=self.kp_w > 0)
-        masks = torch.sigmoid(self.model.mask_logits(window.tcl, words))
+        masks = torch.sigmoid(self.model.mask_logits(window.dense, words))
         if window.maskclip is not None:
             prior = knowledge_preserving_masks(cosine_maps(window.maskclip, words))
             masks = self.kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - self.kp_w) * masks

@@ -141,7 +141,7 @@ def _compare(dense: DenseMasks, graph: Graph, sizes: Sequence[tuple[int, int]]) 
     generator = torch.Generator().manual_seed(0)
     for height, width in sizes:
         images = torch.randn(1, 3, height, width, generator=generator)
-        pixels = dense.model.window_features(images, maskclip=False).tcl.flatten(2)[0].T
+        pixels = dense.model.window_features(images, maskclip=False).dense.flatten(2)[0].T
         picked = pixels[torch.randperm(len(pixels), generator=generator)[:WORDS]]
         words = torch.nn.functional.normalize(picked, dim=-1)
         expected = dense.model.soft_masks(images, words, pamr=False, kp_w=dense.kp_w)

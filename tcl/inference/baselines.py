@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl.errors import TCLError
-from tcl.inference.masks import knowledge_preserving_masks, pad_to_multiple, refine, resize
+from tcl.inference.masks import WindowFeatures, knowledge_preserving_masks, pad_to_multiple, resize
 from tcl.inference.prompts import class_embeddings
 from tcl.inference.settings import InferenceSettings
 from tcl.model.clip import Block, Clip, dense_embeddings, embed_patches, identity_attention_block, patch_grid
@@ -135,24 +135,31 @@ class TrainingFree(nn.Module):
         return class_embeddings(self.clip, names, templates)
 
     @torch.no_grad()
-    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.0) -> Tensor:
-        """Soft masks in [0, 1] of the M methods, one after the other: [B, M * N, H, W].
+    def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures:
+        """Dense embeddings of the M methods, one after the other along the first dimension: [M * B, D, gh, gw].
 
-        sigmoid(10 * (cos - 0.25)) as TCL takes it of MaskCLIP; kp_w has nothing to mix here.
+        images: [B, 3, H, W], normalised, any size. There is nothing to mix, whatever `maskclip` says.
         """
         visual = self.clip.visual
         padded, inside = pad_to_multiple(images, visual.conv1.kernel_size[0])
-        grid, size = patch_grid(visual, padded), (padded.shape[2], padded.shape[3])
+        grid = patch_grid(visual, padded)
         blocks = list(visual.transformer.resblocks)
         states = block_states(blocks, embed_patches(visual, padded))
         dense = [dense_embeddings(visual, method(blocks, states, grid), grid) for method in self.methods]
-        cosines = torch.cat(
-            [torch.einsum("bdhw,nd->bnhw", normalise(each, dim=1), embeddings) for each in dense], dim=1
-        )
-        masks = resize(knowledge_preserving_masks(cosines), (grid[0] << self.levels, grid[1] << self.levels))
-        if pamr:
-            masks = refine(padded, masks, self.settings)
-        return resize(masks, size)[inside]
+        return WindowFeatures(padded, inside, torch.cat(dense), None)
+
+    def grid_masks(self, features: WindowFeatures, embeddings: Tensor) -> Tensor:
+        """Soft masks of the M methods, one after the other: [B, M * N, h, w].
+
+        sigmoid(10 * (cos - 0.25)), as TCL takes it of MaskCLIP.
+        """
+        cosines = [
+            torch.einsum("bdhw,nd->bnhw", normalise(each, dim=1), embeddings)
+            for each in features.dense.chunk(len(self.methods))
+        ]
+        height, width = features.dense.shape[2:]
+        masks = knowledge_preserving_masks(torch.cat(cosines, dim=1))
+        return resize(masks, (height << self.levels, width << self.levels))
 
 
 def block_states(blocks: Sequence[Block], tokens: Tensor) -> list[Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,15 @@ from tcl.datasets.benchmark import Benchmark, Sample, prompted_classes
 from tcl.errors import TCLError
 from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
-from tcl.inference.slide import (
-    best_foreground,
-    label_map,
-    model_input,
-    sliding_logits,
-    sliding_masks,
-    with_background,
-)
+from tcl.inference.slide import PixelLogits, SlidingMasks, label_map, model_input, sliding_logits
 from tcl.inference.thresholds import THRESHOLDS, best_threshold, threshold_counts, threshold_curve
 from tcl.model.ranks import Ranks
 from tcl.progress import progress
 
 if TYPE_CHECKING:
     from tcl.datasets.mmseg import LabelledImage
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,26 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Head:
-    """One of the maps that a model makes of an image: its background threshold, and where pictures and maps go."""
+    """One of the label maps that a model makes of an image: under which settings, and where pictures and maps go.
 
-    bg_thresh: float
+    part: of the masks, for a model that makes several of each class, one after the other.
+    """
+
+    settings: InferenceSettings
+    part: int = 0
     pictures: Pictures | None = None
     maps: Path | None = None
+
+    @property
+    def view(self) -> tuple[int, ...]:
+        """What decides how the model sees an image."""
+        settings = self.settings
+        return settings.short_side, settings.long_side, settings.window, settings.stride
+
+    @property
+    def masks(self) -> InferenceSettings:
+        """The settings less what is decided after the masks are made."""
+        return replace(self.settings, bg_thresh=0.0, bg_thresh_with_pamr=0.0, bg_thresh_without_pamr=0.0)
 
 
 @dataclass(frozen=True)
@@ -88,25 +98,8 @@ def evaluate(
     only: names of the classes to prompt and score, the background aside; None takes all of them. maps: a folder for
     each image's predicted class indices, as `<name>.png` of one channel.
     """
-    heads = [Head(settings.background_threshold, pictures, maps)]
-    return evaluate_heads(model, benchmark, root, settings=settings, heads=heads, only=only, ranks=ranks)[0]
-
-
-def evaluate_settings(
-    model: SegmentationModel,
-    benchmark: Benchmark,
-    root: Path,
-    *,
-    settings: Sequence[InferenceSettings],
-    only: Sequence[str] | None = None,
-    ranks: Ranks | None = None,
-) -> list[Outcome]:
-    """Score a model on a benchmark under each of several settings; the rest is as in `evaluate`."""
-    outcomes = []
-    for each in settings:
-        model.settings = each
-        outcomes.append(evaluate(model, benchmark, root, settings=each, only=only, ranks=ranks))
-    return outcomes
+    heads = [Head(settings, pictures=pictures, maps=maps)]
+    return evaluate_heads(model, benchmark, root, heads=heads, only=only, ranks=ranks)[0]
 
 
 def evaluate_heads(
@@ -114,14 +107,14 @@ def evaluate_heads(
     benchmark: Benchmark,
     root: Path,
     *,
-    settings: InferenceSettings,
     heads: Sequence[Head],
     only: Sequence[str] | None = None,
     ranks: Ranks | None = None,
 ) -> list[Outcome]:
-    """Score a model that gives several masks of each class, one a head, in one pass over the images.
+    """Score a model on a benchmark under several settings in one pass over the images; the rest is as in `evaluate`.
 
-    The heads differ in nothing but their masks and thresholds; the rest is as in `evaluate`.
+    Each outcome is what its settings alone would give. The towers run once for each size, window and stride, prompts
+    are embedded once for each set of templates, PAMR's affinity is shared and more iterations go on from fewer.
     """
     from tcl.datasets.mmseg import open_dataset
 
@@ -131,28 +124,49 @@ def evaluate_heads(
         if head.maps:
             _check_names(dataset.samples, head.maps)
     names = prompted_classes(benchmark, only)
-    tallies = [Tally(benchmark, names, settings, head, len(dataset)) for head in heads]
-    embeddings = model.class_embeddings(names, settings.templates)
+    tallies = [Tally(benchmark, names, head, len(dataset)) for head in heads]
+    embeddings = {name: model.class_embeddings(names, name) for name in {head.settings.templates for head in heads}}
     began = time.monotonic()
     own = range(ranks.rank, len(dataset), ranks.size)
     for index in progress(own, title=benchmark.key, unit="image", total=len(own), shown=ranks.first):
         loaded = dataset[index]
-        inputs = model_input(loaded.image, settings).to(embeddings.device)
-        masks = sliding_masks(model, inputs, embeddings, settings=settings)
-        for tally, own_masks in zip(tallies, masks.chunk(len(heads), dim=1), strict=True):
-            tally.add(own_masks, loaded, index, dataset.samples[index].labels)
+        for tally, logits in _logits(model, loaded, embeddings, tallies):
+            tally.add(logits, loaded, index, dataset.samples[index].labels)
     seconds = (time.monotonic() - began) / len(heads)
     return [Outcome(tally.result(ranks), seconds) for tally in tallies]
+
+
+def _logits(
+    model: SegmentationModel, loaded: LabelledImage, embeddings: Mapping[str, Tensor], tallies: Sequence[Tally]
+) -> Iterator[tuple[Tally, PixelLogits]]:
+    """Each tally with its logits of an image; those that share logits follow each other."""
+    device = next(iter(embeddings.values())).device
+    size = (loaded.labels.shape[0], loaded.labels.shape[1])
+    for _, alike in _grouped(tallies, lambda tally: tally.head.view):
+        settings = [tally.head.settings for tally in alike]
+        sliding = SlidingMasks(model, model_input(loaded.image, settings[0]).to(device), embeddings, settings)
+        ascending = sorted(alike, key=lambda tally: tally.head.settings.pamr_iterations)
+        for shared, theirs in _grouped(ascending, lambda tally: tally.head.masks):
+            masks = sliding.under(shared)
+            for part, each in _grouped(theirs, lambda tally: tally.head.part):
+                classes = len(each[0].names)
+                logits = PixelLogits(masks[:, part * classes : (part + 1) * classes], size)
+                yield from ((tally, logits) for tally in each)
+
+
+def _grouped(tallies: Sequence[Tally], key: Callable[[Tally], Key]) -> Iterator[tuple[Key, list[Tally]]]:
+    """Tallies of the same key together, in the order in which the keys first occur."""
+    groups: dict[Key, list[Tally]] = {}
+    for tally in tallies:
+        groups.setdefault(key(tally), []).append(tally)
+    yield from groups.items()
 
 
 class Tally:
     """What is counted of one head over the images of a benchmark."""
 
-    def __init__(
-        self, benchmark: Benchmark, names: Sequence[str], settings: InferenceSettings, head: Head, images: int
-    ) -> None:
-        self.benchmark, self.head, self.images = benchmark, head, images
-        self.settings = replace(settings, bg_thresh=head.bg_thresh)
+    def __init__(self, benchmark: Benchmark, names: Sequence[str], head: Head, images: int) -> None:
+        self.benchmark, self.names, self.head, self.images = benchmark, names, head, images
         self.scored = [benchmark.classes[0], *names] if benchmark.background else list(names)
         self.channels = np.array([benchmark.classes.index(name) for name in self.scored])
         classes = len(benchmark.classes)
@@ -160,20 +174,20 @@ class Tally:
         self.confusion = np.zeros((classes, classes), dtype=np.int64)
         self.thresholds = np.zeros((3, classes, len(THRESHOLDS) + 1), dtype=np.int64)
 
-    def add(self, masks: Tensor, loaded: LabelledImage, index: int, file: Path) -> None:
-        """Count one image, the index-th; masks: [1, N, H', W']. Raises TCLError that names `file` for bad labels."""
+    def add(self, logits: PixelLogits, loaded: LabelledImage, index: int, file: Path) -> None:
+        """Count one image, the index-th; raises TCLError that names `file` for bad labels."""
         from tcl.datasets.labels import write_labels
         from tcl.inference.metrics import areas, confusion
 
         benchmark, labels, pictures = self.benchmark, loaded.labels, self.head.pictures
-        classes, size = len(benchmark.classes), (labels.shape[0], labels.shape[1])
-        logits = with_background(masks, self.settings) if benchmark.background else masks
-        prediction = self.channels[label_map(logits, size)]
+        classes = len(benchmark.classes)
+        background = self.head.settings.background_threshold if benchmark.background else None
+        prediction = self.channels[logits.chosen(background)]
         self.areas += _areas_of(areas, prediction, labels, benchmark, file)
         self.confusion += confusion(prediction, labels, classes=classes)
         if benchmark.background:
-            best, channel = best_foreground(masks, size)
-            self.thresholds += threshold_counts(best, self.channels[1:][channel], labels, classes=classes)
+            scores, winners = logits.best.cpu().numpy(), self.channels[1:][logits.channel.cpu().numpy()]
+            self.thresholds += threshold_counts(scores, winners, labels, classes=classes)
         if self.head.maps:
             write_labels(self.head.maps / f"{loaded.name}.png", prediction.astype(np.uint8))
         if pictures and index < pictures.count:
@@ -198,7 +212,7 @@ class Tally:
             "aAcc": scores.aAcc,
             "IoU": scores.iou,
             "images": self.images,
-            "settings": self.settings.in_force(background=benchmark.background),
+            "settings": self.head.settings.in_force(background=benchmark.background),
             "pixels": {name: int(areas[3][index]) for name, index in zip(self.scored, self.channels, strict=True)},
             "confusion": frequent_confusions(confusion, benchmark.classes, only=self.scored),
         }

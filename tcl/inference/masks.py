@@ -1,14 +1,16 @@
-"""Soft masks of one window: padding, refinement and resizing around a model's mask grid (paper, Sec. 3.5)."""
+"""Soft masks of windows: padding, refinement and resizing around a model's mask grid (paper, Sec. 3.5)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcl.inference.pamr import pamr
+from tcl.inference.pamr import iterate, on_grid, transition
 from tcl.inference.prompts import class_embeddings
 from tcl.inference.settings import InferenceSettings
 from tcl.model.clip import Clip, dense_embeddings, patch_grid, run_dense_blocks
@@ -23,7 +25,11 @@ class SegmentationModel(Protocol):
 
     def class_embeddings(self, names: list[str], templates: str = "custom") -> Tensor: ...
 
-    def soft_masks(self, images: Tensor, embeddings: Tensor, pamr: bool = True, kp_w: float = 0.3) -> Tensor: ...
+    def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures: ...
+
+    def grid_masks(self, features: WindowFeatures, embeddings: Tensor) -> Tensor:
+        """Soft masks [B, C, h, w] on the mask grid, not yet refined; C: one an embedding, or one each and method."""
+        ...
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, ...]]:
@@ -57,13 +63,13 @@ def cosine_maps(features: Tensor, embeddings: Tensor) -> Tensor:
 class WindowFeatures(NamedTuple):
     """All that masks of one batch of windows need of the images; no word changes it.
 
-    images: [B, 3, H, W], normalised, padded to the patch size. inside: where in them the windows lie. tcl: V
+    images: [B, 3, H, W], normalised, padded to the patch size. inside: where in them the windows lie. dense: of TCL, V
     [B, D, h, w], not normalised. maskclip: CLIP's own [B, D, gh, gw] of length 1, or None where it was not asked for.
     """
 
     images: Tensor
     inside: tuple[slice, ...]
-    tcl: Tensor
+    dense: Tensor
     maskclip: Tensor | None
 
 
@@ -87,15 +93,7 @@ class TCLSegmenter(TCL):
 
         kp_w: share of the frozen MaskCLIP map in the result (the paper's knowledge-preserving mix), in [0, 1].
         """
-        embeddings = normalise(embeddings)
-        window = self.window_features(images, maskclip=kp_w > 0)
-        masks = torch.sigmoid(self.mask_logits(window.tcl, embeddings))
-        if pamr:
-            masks = refine(window.images, masks, self.settings)
-        if window.maskclip is not None:
-            prior = knowledge_preserving_masks(cosine_maps(window.maskclip, embeddings))
-            masks = kp_w * resize(prior, (masks.shape[2], masks.shape[3])) + (1 - kp_w) * masks
-        return resize(masks, (window.images.shape[2], window.images.shape[3]))[window.inside]
+        return soft_masks(self, images, embeddings, replace(self.settings, pamr=pamr, kp_w=kp_w))
 
     @torch.no_grad()
     def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures:
@@ -109,7 +107,80 @@ class TCLSegmenter(TCL):
             own = maskclip_features(self.clip, last, grid)
         return WindowFeatures(padded, inside, self.grounder(tokens, grid), own)
 
+    def grid_masks(self, features: WindowFeatures, embeddings: Tensor) -> Tensor:
+        """Soft masks [B, N, h, w] on the mask grid, not yet refined."""
+        return torch.sigmoid(self.mask_logits(features.dense, normalise(embeddings)))
 
-def refine(images: Tensor, masks: Tensor, settings: InferenceSettings) -> Tensor:
-    """PAMR with the settings' iterations and dilations."""
-    return pamr(images, masks, iterations=settings.pamr_iterations, dilations=settings.pamr_dilations)
+
+class InBfloat16:
+    """A model whose towers and decoder compute in bfloat16; masks, refinement and label maps stay float32."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        self.model, self.settings = model, model.settings
+
+    def class_embeddings(self, names: list[str], templates: str = "custom") -> Tensor:
+        return self.model.class_embeddings(names, templates)
+
+    def window_features(self, images: Tensor, *, maskclip: bool) -> WindowFeatures:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            found = self.model.window_features(images, maskclip=maskclip)
+        own = None if found.maskclip is None else found.maskclip.float()
+        return found._replace(dense=found.dense.float(), maskclip=own)
+
+    def grid_masks(self, features: WindowFeatures, embeddings: Tensor) -> Tensor:
+        return self.model.grid_masks(features, embeddings)
+
+
+class WindowMasks:
+    """Masks of one batch of windows under any settings of templates, PAMR and KP; what they share is made once.
+
+    size: of the padded windows; inside: where in them the windows lie; count: of masks, C.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, images: Tensor, embeddings: Mapping[str, Tensor], *, maskclip: bool
+    ) -> None:
+        """Run the towers on windows [B, 3, H, W]; embeddings: by the settings' templates; maskclip: for kp_w > 0."""
+        features = model.window_features(images, maskclip=maskclip)
+        self.size = (features.images.shape[2], features.images.shape[3])
+        self.inside = features.inside
+        self._masks = {name: model.grid_masks(features, each) for name, each in embeddings.items()}
+        self.count, *grid = next(iter(self._masks.values())).shape[1:]
+        self._grid = (grid[0], grid[1])
+        self._images = on_grid(features.images, self._grid)
+        self._priors: dict[str, Tensor] = {}
+        if features.maskclip is not None:
+            cosines = {name: cosine_maps(features.maskclip, normalise(each)) for name, each in embeddings.items()}
+            self._priors = {name: knowledge_preserving_masks(each) for name, each in cosines.items()}
+        self._transitions: dict[tuple[int, ...], list[Tensor]] = {}
+        self._refined: dict[tuple[str, tuple[int, ...]], tuple[int, Tensor]] = {}
+
+    def on_grid(self, settings: InferenceSettings) -> Tensor:
+        """Soft masks [B, C, h, w] on the mask grid, refined and mixed as the settings say."""
+        masks = self._refine(settings) if settings.pamr else self._masks[settings.templates]
+        if settings.kp_w > 0 and self._priors:
+            prior = resize(self._priors[settings.templates], self._grid)
+            masks = settings.kp_w * prior + (1 - settings.kp_w) * masks
+        return masks
+
+    def _refine(self, settings: InferenceSettings) -> Tensor:
+        """PAMR, which goes on from fewer iterations if these were asked for before."""
+        dilations = tuple(settings.pamr_dilations)
+        if dilations not in self._transitions:
+            self._transitions[dilations] = [transition(image, dilations) for image in self._images]
+        done, masks = self._refined.get((settings.templates, dilations), (0, self._masks[settings.templates]))
+        if done > settings.pamr_iterations:
+            done, masks = 0, self._masks[settings.templates]
+        left = settings.pamr_iterations - done
+        if left:
+            pairs = zip(self._transitions[dilations], masks, strict=True)
+            masks = torch.stack([iterate(matrix, each, left) for matrix, each in pairs])
+            self._refined[settings.templates, dilations] = (settings.pamr_iterations, masks)
+        return masks
+
+
+@torch.no_grad()
+def soft_masks(model: SegmentationModel, images: Tensor, embeddings: Tensor, settings: InferenceSettings) -> Tensor:
+    """Soft masks [B, C, H, W] in [0, 1] of images [B, 3, H, W], normalised, of any size; embeddings: [N, D]."""
+    masks = WindowMasks(model, images, {settings.templates: embeddings}, maskclip=settings.kp_w > 0)
+    return resize(masks.on_grid(settings), masks.size)[masks.inside]

@@ -9,18 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CLASSES = 64
+"""Masks that are refined at once: few enough to stay in a processor's cache through the iterations."""
+
+
+def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Rows and columns from a pixel to its eight neighbours at every dilation."""
+    steps = (-1, 0, 1)
+    return [(dy * d, dx * d) for d in dilations for dy in steps for dx in steps if (dy, dx) != (0, 0)]
+
 
 @lru_cache(maxsize=16)
 def _neighbours(height: int, width: int, dilations: tuple[int, ...]) -> Tensor:
-    """Flat indices of each pixel's eight neighbours at every dilation, replicate padding: [hw, 8 * dilations]."""
+    """Flat indices of each pixel's neighbours, replicate padding: int32 [hw, 8 * dilations]."""
     rows, columns = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
-    offsets = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     indices = [
-        (rows + dy * d).clamp(0, height - 1) * width + (columns + dx * d).clamp(0, width - 1)
-        for d in dilations
-        for dy, dx in offsets
+        (rows + dy).clamp(0, height - 1) * width + (columns + dx).clamp(0, width - 1) for dy, dx in _offsets(dilations)
     ]
-    return torch.stack(indices, dim=-1).view(height * width, -1)
+    return torch.stack(indices, dim=-1).view(height * width, -1).int()
 
 
 def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
@@ -29,11 +35,27 @@ def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     image: [3, h, w]. a = mean over channels of -|x_p - x_q| / (1e-8 + 0.1 * std), softmax over the neighbours; std is
     the unbiased deviation over the 9-neighbourhoods of all dilations together (54 values for six dilations).
     """
-    pixels = image.flatten(1)
-    around = pixels[:, _neighbours(image.shape[1], image.shape[2], dilations).to(image.device)]
-    centre = pixels.unsqueeze(-1)
-    std = torch.cat([around, centre.expand(-1, -1, len(dilations))], dim=-1).std(dim=-1, keepdim=True)
-    return (-(around - centre).abs() / (1e-8 + 0.1 * std)).mean(dim=0).softmax(dim=-1)
+    height, width = image.shape[1:]
+    reach = max(dilations)
+    padded = F.pad(image[None], (reach, reach, reach, reach), mode="replicate")[0]
+
+    def around(dilation: int) -> Tensor:
+        """The eight neighbours' values [8, 3, h, w]."""
+        corners = [(reach + dy, reach + dx) for dy, dx in _offsets((dilation,))]
+        return torch.stack([padded[:, y : y + height, x : x + width] for y, x in corners])
+
+    count, centre = 9 * len(dilations), image.double()
+    sums, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+    for dilation in dilations:
+        shifted = around(dilation).double().sub_(centre)
+        sums += shifted.sum(dim=0)
+        squares += shifted.square_().sum(dim=0)
+    variance = (squares - sums.square() / count).clamp_(min=0) / (count - 1)
+    scale = 1e-8 + 0.1 * variance.sqrt().to(image.dtype)
+    similarity = image.new_empty(height * width, 8 * len(dilations))
+    for dilation, part in zip(dilations, similarity.split(8, dim=1), strict=True):
+        part.copy_(around(dilation).sub_(image).abs_().neg_().div_(scale).mean(dim=1).flatten(1).T)
+    return similarity.softmax(dim=-1)
 
 
 def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
@@ -41,7 +63,7 @@ def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     weights = affinity(image, dilations)
     pixels, degree = weights.shape
     columns = _neighbours(image.shape[1], image.shape[2], dilations).to(image.device).flatten()
-    rows = torch.arange(0, pixels * degree + 1, degree, device=image.device)
+    rows = torch.arange(0, pixels * degree + 1, degree, device=image.device, dtype=torch.int32)
     with warnings.catch_warnings():  # torch calls CSR tensors a beta feature
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(rows, columns, weights.flatten(), size=(pixels, pixels))
@@ -49,10 +71,14 @@ def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
 
 def iterate(matrix: Tensor, masks: Tensor, iterations: int) -> Tensor:
     """Masks [N, h, w], each replaced `iterations` times by its neighbours' weighted sum: [N, h, w]."""
-    state = masks.flatten(1).T.contiguous()
-    for _ in range(iterations):
-        state = matrix @ state
-    return state.T.reshape(masks.shape)
+    refined = torch.empty_like(masks)
+    starts = list(range(CLASSES, len(masks) - CLASSES + 1, CLASSES))  # a short rest goes with the last ones
+    for part, target in zip(masks.tensor_split(starts), refined.tensor_split(starts), strict=True):
+        state = part.flatten(1).T.contiguous()
+        for _ in range(iterations):
+            state = matrix @ state
+        target.copy_(state.T.view(part.shape))
+    return refined
 
 
 def on_grid(images: Tensor, size: tuple[int, int]) -> Tensor:

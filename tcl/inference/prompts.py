@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import yaml
@@ -18,6 +21,11 @@ from tcl.model.tokenizer import tokenize
 
 BATCH = 256
 """Prompts that go through the text tower at once."""
+
+KEPT_LISTS = 64
+"""Lists of classes whose embeddings are kept of each CLIP, those used last."""
+
+_kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Tensor]] = WeakKeyDictionary()
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +55,8 @@ def prompt_templates(name: str) -> list[str]:
 def class_embeddings(clip: Clip, names: Sequence[str], templates: str | Sequence[str] = "custom") -> Tensor:
     """Embeddings [N, D] of class names, of length 1: mean of the raw text features over templates, then normalised.
 
-    templates: the name of a set, or templates of one's own with a `{}` each (paper, Sec. 4.1).
+    templates: the name of a set, or templates of one's own with a `{}` each (paper, Sec. 4.1). Asked for again with the
+    same weights, they are taken from memory.
     """
     if not names:
         raise TCLError("class names: at least one is needed, none was given.")
@@ -55,8 +64,25 @@ def class_embeddings(clip: Clip, names: Sequence[str], templates: str | Sequence
     wrong = [template for template in chosen if template.count("{}") != 1]
     if wrong or not chosen:
         raise TCLError(f"templates: each must hold '{{}}' once for the class name; got {wrong or 'none'}.")
+    kept = _kept.setdefault(clip, OrderedDict())
+    key = (tuple(names), tuple(chosen), _state(clip))
+    if key not in kept:
+        kept[key] = _embed(clip, names, chosen)
+        if len(kept) > KEPT_LISTS:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key].clone()
+
+
+def _embed(clip: Clip, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     context, device = clip.positional_embedding.shape[0], clip.positional_embedding.device
-    prompts = [template.replace("{}", name) for name in names for template in chosen]
+    prompts = [template.replace("{}", name) for name in names for template in templates]
     batches = [tokenize(prompts[i : i + BATCH], context).to(device) for i in range(0, len(prompts), BATCH)]
     features = torch.cat([encode_text(clip, tokens) for tokens in batches])
-    return normalise(features.unflatten(0, (len(names), len(chosen))).mean(dim=1))
+    return normalise(features.unflatten(0, (len(names), len(templates))).mean(dim=1))
+
+
+def _state(clip: Clip) -> tuple[Hashable, ...]:
+    """Changes whenever the text tower's weights are replaced, moved or written to."""
+    weights = (weight for name, weight in clip.named_parameters() if not name.startswith("visual."))
+    return tuple((each.data_ptr(), each.dtype, 0 if each.is_inference() else each._version) for each in weights)

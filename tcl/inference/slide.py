@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcl.inference.masks import SegmentationModel, resize
+from tcl.inference.masks import SegmentationModel, WindowMasks, resize
 from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings
+
+WINDOWS, MASKS = 4, 32
+"""Windows that go through the towers at once, and masks that are resized at once."""
 
 
 def model_input(image: NDArray[np.uint8], settings: InferenceSettings) -> Tensor:
@@ -40,51 +45,84 @@ def sliding_logits(
 
     C is the number of embeddings, with a constant background channel in front of them if asked for.
     """
-    logits = sliding_masks(model, image, embeddings, settings=settings)
-    return with_background(logits, settings) if background else logits
+    masks = SlidingMasks(model, image, {settings.templates: embeddings}, [settings]).under(settings)
+    if not background:
+        return masks
+    return torch.cat([torch.full_like(masks[:, :1], settings.background_threshold), masks], dim=1)
 
 
-def with_background(logits: Tensor, settings: InferenceSettings) -> Tensor:
-    """Logits [1, C, H, W] behind a constant channel, the background threshold: [1, 1 + C, H, W]."""
-    return torch.cat([torch.full_like(logits[:, :1], settings.background_threshold), logits], dim=1)
+class SlidingMasks:
+    """Masks of an image under any of several settings with one window and stride; what they share is made once."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: SegmentationModel,
+        image: Tensor,
+        embeddings: Mapping[str, Tensor],
+        settings: Sequence[InferenceSettings],
+    ) -> None:
+        """Run the towers on a normalised image [1, 3, H, W]; embeddings: by the settings' templates, [N, D] each."""
+        self.image = image
+        self.side = settings[0].window
+        rows, columns = (window_starts(length, self.side, settings[0].stride) for length in image.shape[2:])
+        self.corners = [(y, x) for y in rows for x in columns]
+        maskclip = any(each.kp_w > 0 for each in settings)
+        windows = torch.cat([image[:, :, y : y + self.side, x : x + self.side] for y, x in self.corners])
+        self.windows = [WindowMasks(model, part, embeddings, maskclip=maskclip) for part in windows.split(WINDOWS)]
+
+    @torch.no_grad()
+    def under(self, settings: InferenceSettings) -> Tensor:
+        """Soft masks [1, C, H, W] under one of the settings, averaged over the windows.
+
+        C is the number of the model's masks: one an embedding, or one an embedding and method.
+        """
+        total = self.image.new_zeros(1, self.windows[0].count, *self.image.shape[2:])
+        visits = torch.zeros_like(total[:, :1])
+        masks_of_windows = (
+            (windows, masks) for windows in self.windows for masks in windows.on_grid(settings).split(1)
+        )
+        for (y, x), (windows, masks) in zip(self.corners, masks_of_windows, strict=True):
+            place = (..., slice(y, y + self.side), slice(x, x + self.side))
+            visits[place] += 1
+            for sums, part in zip(total[place].split(MASKS, dim=1), masks.split(MASKS, dim=1), strict=True):
+                sums += resize(part, windows.size)[windows.inside]
+        return total.div_(visits)
 
 
-@torch.no_grad()
-def sliding_masks(
-    model: SegmentationModel, image: Tensor, embeddings: Tensor, *, settings: InferenceSettings
-) -> Tensor:
-    """Soft masks [1, C, H, W] of a normalised image [1, 3, H, W], averaged over its windows.
+NEAR = 1e-6
+"""Logits that are closer than this may be equal after a softmax in float32, whose rounding is a tenth of it."""
 
-    C is the number of the model's masks: one an embedding, or one an embedding and method.
+
+class PixelLogits:
+    """Logits of an image [1, C, H', W'] brought to its own size (bilinear), and the highest one at each pixel.
+
+    best: its value [H, W]; channel: its index.
     """
-    height, width = image.shape[2:]
-    side = settings.window
-    corners = [
-        (y, x)
-        for y in window_starts(height, side, settings.stride)
-        for x in window_starts(width, side, settings.stride)
-    ]
-    windows = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
-    masks_of_windows = (
-        masks
-        for start in range(0, len(corners), 4)
-        for masks in model.soft_masks(windows[start : start + 4], embeddings, settings.pamr, settings.kp_w)
-    )
-    total, visits = image.new_zeros(1, 1, height, width), image.new_zeros(1, 1, height, width)
-    for (y, x), masks in zip(corners, masks_of_windows, strict=True):
-        if len(masks) != total.shape[1]:
-            total = image.new_zeros(1, len(masks), height, width)
-        total[:, :, y : y + side, x : x + side] += masks
-        visits[:, :, y : y + side, x : x + side] += 1
-    return total / visits
+
+    @torch.no_grad()
+    def __init__(self, logits: Tensor, size: tuple[int, int]) -> None:
+        self._size, self._image_size = (logits.shape[2], logits.shape[3]), size
+        self.logits = resize(logits, size)[0]
+        self.best, self.channel = self.logits.max(dim=0)
+        self._close = (self.logits >= self.best - NEAR).sum(dim=0, dtype=torch.int16) > 1
+
+    @torch.no_grad()
+    def chosen(self, background: float | None = None) -> NDArray[np.int64]:
+        """What softmax and argmax choose at each pixel, [H, W]; background: a constant channel in front of the others.
+
+        Only where several logits are close does the softmax decide: of those that it makes equal, the first one wins.
+        """
+        chosen, close = self.channel.clone(), self._close
+        front = self.logits[:0]
+        if background is not None:
+            front = resize(self.best.new_full((1, 1, *self._size), background), self._image_size)[0]
+            chosen = torch.where(front[0] >= self.best, 0, 1 + chosen)
+            close = close | ((front[0] - self.best).abs() <= NEAR)
+        chosen[close] = torch.cat([front[:, close], self.logits[:, close]]).softmax(dim=0).argmax(dim=0)
+        return chosen.cpu().numpy()
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
     """Logits [1, C, H', W'] -> channel indices [H, W]: bilinear to the image's own size, softmax, argmax."""
-    return resize(logits, size).softmax(dim=1).argmax(dim=1)[0].cpu().numpy()
-
-
-def best_foreground(masks: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Masks [1, C, H', W'] -> at each pixel of an image of `size` the highest one and its channel: both [H, W]."""
-    values, channels = resize(masks, size)[0].max(dim=0)
-    return values.cpu().numpy(), channels.cpu().numpy()
+    return PixelLogits(logits, size).chosen()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -41,6 +41,9 @@ class TCLSizes:
                 raise TCLError(f"sizes of a TCL: {name} is {value!r}, must be a whole number from {low} to {high}.")
         if type(self.ordinary_attention) is not bool:
             raise TCLError(f"sizes of a TCL: ordinary_attention is {self.ordinary_attention!r}, must be true or false.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "clip": self.clip.to_dict()}
 
 
 def build_grounder(

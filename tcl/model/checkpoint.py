@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,13 @@ def tcl_sizes(model: TCL) -> TCLSizes:
 
 def save_tcl(path: Path, model: TCL, *, inference: dict[str, Any]) -> None:
     """Write a TCL and its inference settings, atomically."""
-    _write(path, model, {"format": TCL_FORMAT, "sizes": asdict(tcl_sizes(model)), "inference": inference})
+    _write(path, model, {"format": TCL_FORMAT, "sizes": tcl_sizes(model).to_dict(), "inference": inference})
 
 
-def save_clip(path: Path, clip: Clip) -> None:
-    """Write a CLIP, atomically."""
-    _write(path, clip, {"format": CLIP_FORMAT, "sizes": asdict(clip_sizes(clip))})
+def save_clip(path: Path, clip: Clip, *, origin: Mapping[str, str] | None = None) -> None:
+    """Write a CLIP, atomically; origin: what it was taken from, if it was not trained here."""
+    header = {"format": CLIP_FORMAT, "sizes": clip_sizes(clip).to_dict()}
+    _write(path, clip, {**header, "origin": origin} if origin else header)
 
 
 def read_tcl(path: Path) -> Checkpoint:

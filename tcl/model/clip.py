@@ -1,7 +1,7 @@
 """CLIP's two towers, built by open_clip, and what TCL asks of them beyond open_clip's own forward.
 
 The towers stay open_clip modules; dense features, identity attention and resized positions are functions over
-their blocks. All of CLIP's LayerNorms have eps 1e-5 and its activation is QuickGELU, as in OpenAI's weights.
+their blocks. All of CLIP's LayerNorms have eps 1e-5; its activation is QuickGELU in OpenAI's weights, GELU in others.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """Everything that determines the shape of a CLIP; the defaults are OpenAI's ViT-B/16.
+    """Everything that determines a CLIP but its weights; the defaults are OpenAI's ViT-B/16.
 
-    Raises TCLError that lists the sizes that no CLIP can have.
+    quick_gelu: whether the activation is QuickGELU, x * sigmoid(1.702 x), as in OpenAI's weights, or GELU. Raises
+    TCLError that lists the sizes that no CLIP can have.
     """
 
     embed_dim: int = 512
@@ -48,13 +49,16 @@ class ClipSizes:
     text_width: int = 512
     text_layers: int = 12
     text_heads: int = 8
+    quick_gelu: bool = True
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {value!r}, must be a whole number from 1 to {LIMITS.get(name, LIMIT)}"
             for name, value in asdict(self).items()
-            if type(value) is not int or not 1 <= value <= LIMITS.get(name, LIMIT)
+            if name != "quick_gelu" and (type(value) is not int or not 1 <= value <= LIMITS.get(name, LIMIT))
         ]
+        if type(self.quick_gelu) is not bool:
+            problems.append(f"quick_gelu is {self.quick_gelu!r}, must be true or false")
         for whole, part in (
             ("image_size", "patch_size"),
             ("vision_width", "vision_heads"),
@@ -65,12 +69,13 @@ class ClipSizes:
         if problems:
             raise TCLError(f"sizes of a CLIP: {'; '.join(problems)}.")
 
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """As files state it: QuickGELU is not mentioned, for it was the only activation once."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("quick_gelu", True)}
 
 
 def build_clip(sizes: ClipSizes) -> Clip:
-    """An open_clip `CLIP` of these sizes with QuickGELU and freshly drawn weights."""
+    """An open_clip `CLIP` of these sizes with freshly drawn weights."""
     import_open_clip()
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -88,7 +93,7 @@ def build_clip(sizes: ClipSizes) -> Clip:
         heads=sizes.text_heads,
         layers=sizes.text_layers,
     )
-    return CLIP(embed_dim=sizes.embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    return CLIP(embed_dim=sizes.embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=sizes.quick_gelu)
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -162,8 +167,10 @@ def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor
 
 def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
     """Tokens [B, L, C] through ordinary blocks."""
+    # Under autocast torch's own attention multiplies each position by a copy of the weights, unless these are trained.
+    autocast = torch.is_autocast_enabled(tokens.device.type)
     for block in blocks:
-        tokens = block(tokens)
+        tokens = attention_block(block, tokens) if autocast else block(tokens)
     return tokens
 
 
@@ -201,6 +208,9 @@ def encode_text(clip: Clip, tokens: Tensor) -> Tensor:
 
 def clip_sizes(clip: Clip) -> ClipSizes:
     """Read the sizes off a built open_clip model."""
+    import_open_clip()
+    from open_clip.transformer import QuickGELU
+
     visual, blocks, text_blocks = clip.visual, clip.visual.transformer.resblocks, clip.transformer.resblocks
     patch = visual.conv1.kernel_size[0]
     return ClipSizes(
@@ -215,4 +225,5 @@ def clip_sizes(clip: Clip) -> ClipSizes:
         text_width=clip.positional_embedding.shape[1],
         text_layers=len(text_blocks),
         text_heads=text_blocks[0].attn.num_heads,
+        quick_gelu=isinstance(blocks[0].mlp.gelu, QuickGELU),
     )

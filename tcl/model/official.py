@@ -92,7 +92,7 @@ def missing_towers(saved: Iterable[str]) -> list[str]:
 
 def with_towers(saved: dict[str, Tensor], clip: Clip, *, source: str) -> dict[str, Tensor]:
     """The weights with the towers that they lack taken from a CLIP; source: the CLIP's file, named in errors."""
-    _check_heads(clip_sizes(clip), source)
+    _check_layout(clip_sizes(clip), source)
     lacking = tuple(missing_towers(saved))
     state = {f"clip.{key}": tensor for key, tensor in clip.state_dict().items() if f"clip.{key}" != CLIP_TEMPERATURE}
     names = {official_name(key, frozen_blocks=0): tensor for key, tensor in state.items()}
@@ -125,7 +125,9 @@ def save_official(path: Path, model: TCL, *, source: str) -> None:
     cannot hold the model.
     """
     sizes = tcl_sizes(model)
-    _check_heads(sizes.clip, source)
+    _check_layout(sizes.clip, source)
+    if sizes.ordinary_attention:
+        raise TCLError(f"{source}: the official layout is for identity attention in the grounder, not ordinary.")
     state = model.state_dict()
     saved = {name: state[key].detach().cpu().contiguous() for key, name in _official_names(state, sizes).items()}
     with replacing(path) as temporary:
@@ -137,7 +139,10 @@ def _official_names(keys: Iterable[str], sizes: TCLSizes) -> dict[str, str]:
     return {key: official_name(key, frozen_blocks=sizes.frozen_blocks) for key in keys if key != CLIP_TEMPERATURE}
 
 
-def _check_heads(sizes: ClipSizes, source: str) -> None:
+def _check_layout(sizes: ClipSizes, source: str) -> None:
+    """Raise TCLError if the layout, which states neither heads nor activation, cannot stand for this CLIP."""
+    if not sizes.quick_gelu:
+        raise TCLError(f"{source}: the official layout is for QuickGELU, as in OpenAI's CLIPs; this CLIP has GELU.")
     for width, heads in ((sizes.vision_width, sizes.vision_heads), (sizes.text_width, sizes.text_heads)):
         if heads != width // HEAD_WIDTH:
             raise TCLError(

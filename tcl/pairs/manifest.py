@@ -96,7 +96,10 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         return _parse(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TCLError(f"{path} is not a manifest of image-text pairs: {type(error).__name__} {error}.") from None
+        told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise TCLError(
+            f"{path} is not a manifest of image-text pairs ({told}). Download them again: finished shards are kept."
+        ) from None
 
 
 def _parse(value: Any) -> Manifest:

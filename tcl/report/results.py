@@ -56,7 +56,7 @@ def read_result(path: Path, expected: Expected) -> Result:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         settings, images, scored, digest = raw["settings"], raw["images"], tuple(raw["IoU"]), raw.get("weights")
-        float(raw["mIoU"]), dict(raw["pixels"]), dict(raw["confusion"])
+        [float(raw[metric]) for metric in ("mIoU", "mAcc", "aAcc")], dict(raw["pixels"]), dict(raw["confusion"])
     except (ValueError, KeyError, TypeError):
         return Result(None, "damaged", f"{path} cannot be read as a result.")
     if digest is None or digest != expected.digest:

@@ -74,8 +74,8 @@ class PictureFeatures:
         degree = 8 * len(self.settings.pamr_dilations)
         held = self.picture.pixels.nbytes
         for each in self.features:
-            held += sum(t.nbytes for t in (each.images, each.tcl, each.maskclip) if t is not None)
-            held += each.tcl[0, 0].numel() * degree * 12  # a float32 and an int64 for each neighbour
+            held += sum(t.nbytes for t in (each.images, each.dense, each.maskclip) if t is not None)
+            held += each.dense[0, 0].numel() * degree * 8  # a float32 and an int32 for each neighbour
         return held
 
     @cached_property
@@ -107,7 +107,7 @@ class PictureFeatures:
             yield window, resize(masks, padded)[features.inside][0]
 
     def _tcl(self, features: WindowFeatures, query: Query) -> Tensor:
-        return torch.sigmoid(query.merge(self.model.mask_logits(features.tcl, query.embeddings)))
+        return torch.sigmoid(query.merge(self.model.mask_logits(features.dense, query.embeddings)))
 
     def _maskclip(self, features: WindowFeatures, query: Query) -> Tensor:
         assert features.maskclip is not None
@@ -116,7 +116,7 @@ class PictureFeatures:
 
 
 def _grid(features: WindowFeatures) -> tuple[int, int]:
-    return features.tcl.shape[2], features.tcl.shape[3]
+    return features.dense.shape[2], features.dense.shape[3]
 
 
 class FeatureCache:

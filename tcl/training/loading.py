@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -45,6 +47,7 @@ def batches_from(
         worker_init_fn=_begin_worker,
     )
     loaded = iter(loader)
+    Finalize(None, _end_workers, exitpriority=0)
     if threading.current_thread() is threading.main_thread():
         # torch's handler would raise the news of a dead worker anywhere, be it while a checkpoint is written; without
         # it the next batch brings them.
@@ -68,3 +71,12 @@ def batches_from(
 def _begin_worker(number: int) -> None:
     leave_to_parent()
     die_with_parent(signal.SIGKILL)
+
+
+def _end_workers() -> None:
+    """End loading processes that are left when this one exits, as they are after an error.
+
+    multiprocessing would send them a signal that they ignore, and wait for ever.
+    """
+    for process in active_children():
+        process.kill()

@@ -156,7 +156,7 @@ def _log(training: Training, step: Step, meter: Meter, bar: Any, on_log: Callabl
     if training.ranks.first:
         speed = meter.read()
         on_log({**training.rows[-1], **speed})
-        bar.set_postfix_str(in_words({**step.terms, "norm": step.grad_norm}, speed, meter.remaining()), refresh=False)
+        bar.set_postfix_str(in_words(row, speed, meter.remaining()), refresh=False)
 
 
 def _end(ranks: Ranks, message: str) -> None:

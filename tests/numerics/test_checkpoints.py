@@ -14,6 +14,7 @@ from tcl.inference.settings import InferenceSettings
 from tcl.model.build import TCLSizes, blank
 from tcl.model.checkpoint import save_tcl, tcl_sizes
 from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.official import save_official
 from tcl.model.shapes import clip_shapes, tcl_shapes
 from tcl.model.tcl import TCL
 
@@ -71,6 +72,13 @@ def test_our_file_carries_sizes_heads_and_settings(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
     with pytest.raises(TCLError, match="one attention head every 64 channels; this CLIP has 4 for 64"):
         convert(tmp_path / "a.safetensors", tmp_path / "a.pth")
+
+
+def test_the_official_layout_holds_identity_attention_only(tmp_path: Path) -> None:
+    model = blank(TCLSizes(SMALL, frozen_blocks=1, decoder_levels=1, ordinary_attention=True), TCL)
+    with pytest.raises(TCLError, match="identity attention"):
+        save_official(tmp_path / "tcl.pth", model, source="here")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_content_says_what_a_file_is_and_not_its_name(weights: dict[str, Tensor], tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ def test_options_come_before_the_checkpoints_settings(evaluate: Evaluate, model:
     assert (settings["short_side"], settings["window"], settings["pamr"]) == (48, 64, False)
 
 
+def test_bfloat16_is_asked_for_and_said(evaluate: Evaluate, official_file: Path) -> None:
+    exact, rough = (evaluate(official_file, "voc", *SMALL, *options) for options in ((), ("--bfloat16",)))
+    assert rough.pop("precision") == "bfloat16"
+    assert rough.keys() == exact.keys()
+    assert rough != exact
+    assert rough["aAcc"] == pytest.approx(exact["aAcc"], abs=3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

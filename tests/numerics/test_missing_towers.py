@@ -9,7 +9,7 @@ from torch import Tensor
 import tcl
 from tcl import TCLError
 from tcl.files import sha256
-from tcl.model import pretrained
+from tcl.mends import import_open_clip
 from tcl.model.checkpoint import save_clip
 from tcl.model.clip import ClipSizes, build_clip
 from tcl.model.official import IMAGE, TEXT
@@ -55,14 +55,18 @@ def test_from_one_that_is_cached(place: str, weights: dict[str, Tensor], clip_fi
 def test_from_openais_own_file(
     weights: dict[str, Tensor], clip_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import_open_clip()
+    from open_clip.pretrained import _PRETRAINED
+
     state = tcl.load(tmp_path / "whole.pth").clip.state_dict()
     (tmp_path / "data" / "checkpoints").mkdir()
     file = tmp_path / "data" / "checkpoints" / "ViT-B-16.pt"
     torch.save(state, file)
     official = save_weights(tmp_path / "a.pth", without(weights, "clip_"))
-    with pytest.raises(TCLError, match="nor OpenAI's ViT-B-16, whose SHA-256 is 5806e77cd80f8b59"):
+    with pytest.raises(TCLError, match="nor a ViT of OpenAI's, of which the SHA-256 are published"):
         tcl.load(official)
-    monkeypatch.setattr(pretrained, "_address", lambda tag: f"https://host/{sha256(file)}/ViT-B-16.pt")
+    published = {**_PRETRAINED["ViT-B-16"]["openai"], "url": f"https://host/{sha256(file)}/ViT-B-16.pt"}
+    monkeypatch.setitem(_PRETRAINED["ViT-B-16"], "openai", published)
     model = tcl.load(official)
     half = state["visual.conv1.weight"].half().float()  # open_clip keeps OpenAI's precision
     assert torch.equal(model.clip.visual.conv1.weight, half)

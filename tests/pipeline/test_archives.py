@@ -65,8 +65,13 @@ def check_scores(root: Path) -> None:
     from tcl.model.clip import ClipSizes, build_clip
 
     sizes = ClipSizes(
-        **{"embed_dim": 16, "image_size": 32, "patch_size": 16, "vision_width": 16, "vision_layers": 2},
-        **{"vision_heads": 2, "context_length": 77, "vocab_size": 49408, "text_width": 16, "text_layers": 1},
+        embed_dim=16,
+        image_size=32,
+        vision_width=16,
+        vision_layers=2,
+        vision_heads=2,
+        text_width=16,
+        text_layers=1,
         text_heads=2,
     )
     torch.manual_seed(0)

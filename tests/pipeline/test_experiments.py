@@ -1,6 +1,7 @@
 """Experiments beside the committed run: DVC and MLflow tell the same story of both, and the workspace stays usable."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mlflow import MlflowClient
 
 from tcl.datasets.benchmark import KEYS
 
-from .checkout import run
+from .checkout import environment, run
 
 
 def restore(checkout: Path) -> None:
@@ -130,8 +131,45 @@ def test_queued_experiments_run_two_at_a_time(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_cache_is_shared_through_a_remote(finished: Path, tmp_path: Path) -> None:
+def test_two_nodes_share_a_cache_at_once(finished: Path, tmp_path: Path) -> None:
+    """Each trains an ablation of its own; a third run that wants both finds them trained."""
+    shared = {"TCL_DATA": str(finished / "data"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    training = {"no_area": "ablation@no_area-0", "no_smoothness": "ablation@no_smoothness-0"}
+    nodes = {name: tmp_path / name for name in training}
+    for node in nodes.values():
+        run(tmp_path, "git", "clone", "--quiet", str(finished), str(node))
+        run(node, "dvc", "cache", "dir", "--local", str(finished / ".dvc" / "cache"))
+        run(node, "dvc", "checkout")
+    both = [
+        subprocess.Popen(
+            ["dvc", "exp", "run", "-S", f"ablations.trained=[{name}]", target],
+            cwd=nodes[name],
+            env=environment(nodes[name]) | shared,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, target in training.items()
+    ]
+    for process in both:
+        said, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+    weights = [node / f"weights/ablations/{name}-0.safetensors" for name, node in nodes.items()]
+    trained = [path.read_bytes() for path in weights]
+    said = run(nodes["no_area"], "dvc", "exp", "run", "-S", f"ablations.trained=[{','.join(training)}]", "ablation")
+    assert said.count("is cached - skipping run") + said.count("didn't change, skipping") >= 2
+    assert [(nodes["no_area"] / path.relative_to(path.parents[2])).read_bytes() for path in weights] == trained
+    client = MlflowClient(shared["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("tcl")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert sorted((each.info.run_name, each.info.status) for each in found) == [
+        (f"train@ablations/{name}-0", "FINISHED") for name in sorted(training)
+    ]
 
+
+@pytest.mark.slow
+def test_a_cache_is_shared_through_a_remote(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "remote", "add", "--force", "--default", "shared", str(tmp_path / "remote"))
     run(finished, "dvc", "push")
     run(finished, "git", "checkout", "--quiet", ".")

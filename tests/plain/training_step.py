@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tcl.model import losses as L
 from tcl.model.clip import Block, embed_patches, patch_grid
+from tcl.model.grounder import GatedResidual
 from tcl.model.tcl import TCL
 
 
@@ -77,6 +78,7 @@ def ground(model: TCL, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     for level in grounder.levels:
         features = F.interpolate(features, scale_factor=2, mode="nearest")
         for residual in level.children():
+            assert isinstance(residual, GatedResidual)
             features = features + torch.tanh(residual.gate) * residual.conv(F.gelu(residual.norm(features)))
     embeddings = grounder.norm(features.permute(0, 2, 3, 1)) @ grounder.projection
     return embeddings.permute(0, 3, 1, 2)

@@ -4,7 +4,10 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,16 +189,44 @@ def test_a_disk_that_is_full_when_weights_are_to_be_kept(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_is_lost(workers: int, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [(partial(os.truncate, length=100), r": ended at byte \d+ while in use\."), (os.remove, " is missing; .*")],
+    ids=["cut off", "deleted"],
+)
+def test_a_shard_that_is_lost(
+    lose: Callable[[Path], None], told: str, workers: int, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lose is os.remove:  # a shard that is open can still be read
+        monkeypatch.setattr("tcl.pairs.shards.OPEN_SHARDS", 1)
     own = shutil.copytree(shards, tmp_path / "workplace")
 
-    def lose(rank: int, step: int, batch: Any) -> Any:
+    def meddle(rank: int, step: int, batch: Any) -> Any:
         if step == 4:
-            os.truncate(own / "data/world/00002.tar", 100)
+            lose(own / "data/world/00002.tar")
         return batch
 
-    with pytest.raises(TCLError, match=r"^[^\n]*00002\.tar: ended at byte \d+ while in use\.$"):
-        on_ranks(1, Small(own, tmp_path, meddle=lose, workers=workers))
+    with pytest.raises(TCLError, match=rf"^[^\n]*00002\.tar{told}$"):
+        on_ranks(1, Small(own, tmp_path, meddle=meddle, workers=workers))
+
+
+ENDS_EARLY = """
+from torch.utils.data import Dataset
+from tcl.errors import TCLError
+from tcl.training.loading import batches_from
+class Batches(Dataset):
+    def __getitem__(self, step):
+        if step == 2:
+            raise TCLError("lost")
+try:
+    list(batches_from(Batches(), range(9), workers=2, waited=print))
+except TCLError as error:
+    kept = error  # and with it all that was under way
+"""
+
+
+def test_loading_processes_do_not_outlive_an_error() -> None:
+    subprocess.run([sys.executable, "-c", ENDS_EARLY], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
 def test_a_loading_process_that_dies(shards: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ TRAIN = {
 def make(folder: Path, **train: Any) -> Path:
     """Lay out params.yaml, the manifest, four shards and the CLIP in `folder`; train: settings to change."""
     params = compose(ROOT / "conf", [])
-    params["model"] |= {"clip": SIZES.to_dict(), "frozen_blocks": 1, "decoder_levels": 1}
+    params["model"] |= {"clip": asdict(SIZES), "frozen_blocks": 1, "decoder_levels": 1}
     params["train"] |= TRAIN | train
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

@@ -79,32 +79,37 @@ PEAK = """
 import resource, sys, torch
 from tcl.model.all_pairs import summarise
 torch.set_num_threads(1)
-images, width, side, counts = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-features = torch.randn(images, width, side, side, requires_grad=True)
+dtype = getattr(torch, sys.argv[1])
+images, width, side, counts = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+features = torch.randn(images, width, side, side, dtype=dtype, requires_grad=True)
 for count in map(int, counts):
     texts = torch.nn.functional.normalize(torch.randn(count, width))
     scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-2.5, requires_grad=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = summarise(features, texts, scale=scale, bias=bias, positives=slice(0, images))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = summarise(features, texts, scale=scale, bias=bias, positives=slice(0, images))
     gradient, = torch.autograd.grad(sum(part.sum() for part in found), features)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def peak_megabytes(images: int, width: int, side: int, *texts: int) -> list[float]:
+def peak_megabytes(dtype: str, images: int, width: int, side: int, *texts: int) -> list[float]:
     """What the highest resident size grows by in forward and backward, for each number of texts in turn."""
-    command = [sys.executable, "-c", PEAK, *map(str, (images, width, side, *texts))]
+    command = [sys.executable, "-c", PEAK, dtype, *map(str, (images, width, side, *texts))]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800).stdout
     return [float(line) for line in output.split()]
 
 
-def test_memory_does_not_grow_with_the_texts() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_does_not_grow_with_the_texts(dtype: str) -> None:
     for texts in (1024, 8192):  # held whole, one tensor of masks takes 49 MB and 392 MB
-        (peak,) = peak_megabytes(4, 32, 56, texts)
+        (peak,) = peak_megabytes(dtype, 4, 32, 56, texts)
         assert peak < 160
 
 
 @pytest.mark.slow
-def test_memory_at_the_size_of_the_paper() -> None:
-    (peak,) = peak_megabytes(64, 512, 56, 1024)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_at_the_size_of_the_paper(dtype: str) -> None:
+    (peak,) = peak_megabytes(dtype, 64, 512, 56, 1024)
+    print(f"{dtype}: {peak:.0f} MB")
     assert peak < 1536

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tcl.errors import TCLError
 from tcl.inference.baselines import METHODS, TrainingFree, block_states, neighbourhood
+from tcl.inference.masks import soft_masks
 from tcl.inference.settings import InferenceSettings
 from tcl.model.clip import Block, Clip, ClipSizes, build_clip, embed_patches
 
@@ -126,11 +127,14 @@ def test_the_neighbourhood_leaves_the_class_token_alone() -> None:
 def test_methods_together_are_the_methods_alone(tiny_clip: Clip, images: Tensor) -> None:
     settings = InferenceSettings(pamr_dilations=(1, 2))
     embeddings = torch.nn.functional.normalize(torch.randn(3, 16, dtype=torch.float64), dim=1)
-    together = TrainingFree(tiny_clip, list(METHODS), settings, levels=2).soft_masks(images[..., :-3], embeddings)
+
+    def masks(methods: list[str]) -> Tensor:
+        return soft_masks(TrainingFree(tiny_clip, methods, settings, levels=2), images[..., :-3], embeddings, settings)
+
+    together = masks(list(METHODS))
     assert together.shape == (2, 3 * len(METHODS), 24, 37)
     for index, name in enumerate(METHODS):
-        alone = TrainingFree(tiny_clip, [name], settings, levels=2).soft_masks(images[..., :-3], embeddings)
-        torch.testing.assert_close(together[:, 3 * index : 3 * index + 3], alone)
+        torch.testing.assert_close(together[:, 3 * index : 3 * index + 3], masks([name]))
 
 
 def test_an_unknown_method_is_named(tiny_clip: Clip) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tcl.commands.config import compose
-from tcl.config import check_config
+from tcl.commands.config import compose, write_params
+from tcl.config import check_config, load_config
 from tcl.datasets.benchmark import KEYS
 from tcl.errors import TCLError
 from tcl.inference.settings import InferenceSettings
@@ -33,6 +33,32 @@ def test_the_paper_profile_holds_the_defaults_of_the_library() -> None:
     config = check_config(compose(ROOT / "conf", ["profile=paper"]), source="paper")
     assert InferenceSettings(**config.inference.model_dump()) == InferenceSettings()
     assert Objective(**config.train.objective.model_dump()) == Objective()
+
+
+TOWERS = sorted(path.stem for path in (ROOT / "conf/clip").glob("*.yaml") if path.stem != "trained")
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_each_pretrained_clip_fits_its_weights(tower: str, tmp_path: Path) -> None:
+    write_params(["profile=paper", f"clip={tower}"], conf=ROOT / "conf", params=tmp_path / "params.yaml")
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    config = load_config(tmp_path / "params.yaml")
+    assert config.clip.needs == f"conf/clip/{tower}.yaml"
+    assert config.model.frozen_blocks == config.model.clip.vision_layers - 1
+    assert config.inference.window % config.model.clip.patch_size == 0
+
+
+def test_sizes_that_do_not_fit_the_weights_are_refused(tmp_path: Path) -> None:
+    for override, message in (
+        ("model=vit_l14", "ViT-B-16:laion2b_s34b_b88k: embed_dim is 768, must be 512; patch_size is 14, must be 16"),
+        ("model.clip.quick_gelu=true", "quick_gelu is True, must be False"),
+        ("clip.pretrained=ViT-B-16:laion", "open_clip has no 'ViT-B-16:laion'; of ViT-B-16 there are: openai"),
+    ):
+        with pytest.raises(TCLError, match=message):
+            write_params(
+                ["profile=paper", "clip=laion_b16", override], conf=ROOT / "conf", params=tmp_path / "params.yaml"
+            )
+    assert not (tmp_path / "params.yaml").exists()
 
 
 def test_the_demo_prompts_the_classes_that_its_world_holds() -> None:

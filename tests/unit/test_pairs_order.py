@@ -66,3 +66,17 @@ def test_size_of_the_real_data() -> None:
     late = batch(0, 50_000, size=1024, shard_sizes=sizes)
     assert len(np.unique(late)) == 1024
     assert len(np.unique(late // 10_000)) == order.WINDOW_SHARDS
+
+
+def test_how_near_the_real_data_come_to_a_full_shuffle() -> None:
+    """The figures of docs/training.md: 288 shards of CC3M and 1,129 of CC12M, 10,000 pairs each, over one epoch."""
+    sizes, cc3m = (10_000,) * 1_417, 288
+    same_shard, shares = [], []
+    for step in range(0, sum(sizes) // 1024, 100):
+        shards = batch(0, step, size=1024, shard_sizes=sizes) // 10_000
+        counts = np.bincount(shards)
+        same_shard.append(float((counts * (counts - 1)).sum()) / (1024 * 1023))
+        shares.append(float((shards < cc3m).mean()))
+    assert np.mean(same_shard) == pytest.approx(1 / order.WINDOW_SHARDS, rel=0.02)  # full shuffle: 1 / 1,417
+    assert np.mean(shares) == pytest.approx(cc3m / len(sizes), abs=0.04)
+    assert np.std(shares) == pytest.approx(0.15, abs=0.03)  # full shuffle: 0.013

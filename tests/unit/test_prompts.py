@@ -63,3 +63,27 @@ def test_what_is_no_template_set(clip: Clip) -> None:
         class_embeddings(clip, ["cat"], [])
     with pytest.raises(TCLError, match="at least one is needed"):
         class_embeddings(clip, [])
+
+
+def test_embeddings_are_computed_once(clip: Clip) -> None:
+    runs = []
+    clip.transformer.register_forward_hook(lambda *_: runs.append(1))
+    first = class_embeddings(clip, ["cat", "dog"], ["a {}."])
+    expected = first.clone()
+    first.zero_()
+    assert torch.equal(class_embeddings(clip, ("cat", "dog"), ("a {}.",)), expected)
+    assert len(runs) == 1
+    class_embeddings(clip, ["dog", "cat"], ["a {}."])
+    class_embeddings(clip, ["cat", "dog"], ["the {}."])
+    assert len(runs) == 3
+
+
+def test_other_weights_give_other_embeddings(clip: Clip) -> None:
+    first = class_embeddings(clip, ["cat"])
+    with torch.no_grad():
+        clip.text_projection.add_(1)
+    second = class_embeddings(clip, ["cat"])
+    assert not torch.equal(second, first)
+    clip.load_state_dict({name: 0.5 * weight for name, weight in clip.state_dict().items()})
+    assert not torch.equal(class_embeddings(clip, ["cat"]), second)
+    assert class_embeddings(clip.double(), ["cat"]).dtype == torch.float64

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,8 +17,6 @@ from PIL import Image
 from tcl.world.scene import render
 
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 class Served(NamedTuple):
@@ -60,19 +58,6 @@ def page(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert not list(folder.glob("tcl-web-*"))
-
-
-@pytest.fixture(scope="package")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium of the system, driven by playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
-    found = next((path for path in BROWSERS if Path(path).is_file()), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}. On Debian: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="package")

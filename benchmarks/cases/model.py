@@ -1,0 +1,69 @@
+"""Parts of the model on two windows of 448 x 448 pixels: a decoder level, CLIP's last block, all of it in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import DEVICE, Case
+from benchmarks.random_model import SIZES, segmenter
+from tcl.inference.masks import InBfloat16, SegmentationModel
+from tcl.model import flops
+from tcl.model.clip import identity_attention_block
+from tcl.model.grounder import DecoderLevel
+from tests.plain.segment import decoder_level, identity_attention
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """Each part without gradients."""
+    model, width, batch = segmenter(), SIZES.clip.vision_width, 2
+    torch.manual_seed(0)
+    level = model.grounder.levels[0]
+    assert isinstance(level, DecoderLevel)
+    for side in (28, 56) if full else (28,):
+        x = torch.randn(batch, width, side, side, device=DEVICE)
+        yield Case(
+            "decoder level",
+            f"{batch} x {side} x {side} to {2 * side} x {2 * side}, {width} channels",
+            partial(level, x),
+            partial(decoder_level, level, x),
+            flops=batch * 2 * (4 + 9) * width**2 * (2 * side) ** 2,
+        )
+
+    tokens = torch.randn(batch, 1 + 28 * 28, width, device=DEVICE)
+    block = model.clip.visual.transformer.resblocks[-1]
+    yield Case(
+        "block with identity attention",
+        f"{batch} x {tokens.shape[1]} tokens",
+        partial(identity_attention_block, block, tokens),
+        partial(identity_attention, block, tokens),
+        flops=20 * width**2 * tokens.shape[0] * tokens.shape[1],
+    )
+
+    for side in (448,) if full else (224,):
+        images = torch.randn(batch, 3, side, side, device=DEVICE)
+        yield Case(
+            "towers and decoder in bfloat16, against float32",
+            f"{batch} x {side} x {side}",
+            partial(features, InBfloat16(model), images),
+            partial(features, model, images),
+            flops=batch * window_flops(side),
+            dtype=torch.bfloat16,
+        )
+
+
+def features(model: SegmentationModel, images: Tensor) -> Tensor:
+    """V of windows."""
+    return model.window_features(images, maskclip=True).dense
+
+
+def window_flops(side: int) -> float:
+    """Image tower, its last block once more, and the decoder, on one square window."""
+    patches = (side // SIZES.clip.patch_size) ** 2
+    scale = patches / (SIZES.clip.image_size // SIZES.clip.patch_size) ** 2
+    width, embedding = SIZES.clip.vision_width, 2 * patches * 3 * SIZES.clip.patch_size**2 * SIZES.clip.vision_width
+    trunk = flops.blocks(SIZES.frozen_blocks, width, 1 + patches)
+    return embedding + trunk + 2 * 20 * width**2 * (1 + patches) + scale * flops.decoder(SIZES)

@@ -1,0 +1,124 @@
+"""From an image to its label map, end to end, with ViT-B/16; and what comes after the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cases.model import window_flops
+from benchmarks.measure import DEVICE, Case
+from benchmarks.random_model import embeddings, picture, segmenter
+from tcl.datasets import benchmark as benchmarks
+from tcl.inference.evaluate import Head, evaluate_heads, segment
+from tcl.inference.settings import InferenceSettings
+from tcl.inference.slide import PixelLogits, model_input
+from tests.plain import segment as plain
+
+WIDTH, HEIGHT, WINDOWS = 500, 375, 2
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """An image of PASCAL VOC's usual size, which makes two windows of 448 x 448 pixels."""
+    settings = InferenceSettings()
+    for classes, pamr in ((20, True), (171, True), (20, False))[: None if full else 2]:
+        yield image_case(classes, settings.but(pamr=pamr))
+    yield sweep(settings)
+    yield labels()
+
+    small = settings.but(short_side=224, window=224, stride=112)
+    image = picture(224, 224)
+    for classes in (1, 60, 171):
+        work = partial(segment, segmenter(), image, embeddings(classes), settings=small, background=False)
+        yield Case("one window of 224 x 224", f"{classes} classes", work, None, line="window by classes", count=classes)
+    for count in (1, 2, 4, 8):
+        windows = torch.randn(count, 3, 224, 224, device=DEVICE)
+        yield Case(
+            "towers and decoder",
+            f"{count} x 224 x 224",
+            partial(segmenter().window_features, windows, maskclip=True),
+            None,
+            flops=count * window_flops(224),
+            line="towers and decoder by batch",
+            count=count,
+        )
+    for count in (1, 2, 4):
+        yield Case(
+            "images",
+            f"{count} of 224 x 224, 20 classes",
+            partial(several, [image] * count, embeddings(20), small),
+            None,
+            line="images",
+            count=count,
+        )
+
+
+def image_case(classes: int, settings: InferenceSettings) -> Case:
+    """One image against the plain program."""
+    model, image, words = segmenter(), picture(WIDTH, HEIGHT), embeddings(classes)
+
+    def ours() -> Tensor:
+        return torch.from_numpy(segment(model, image, words, settings=settings, background=False))
+
+    def theirs() -> Tensor:
+        inputs = model_input(image, settings).to(DEVICE)
+        return plain.segment(model, inputs, words, settings, background=False, size=(HEIGHT, WIDTH)).cpu()
+
+    return Case(
+        "one image",
+        f"{WIDTH} x {HEIGHT}, {classes} classes, {'PAMR' if settings.pamr else 'no PAMR'}",
+        ours,
+        theirs,
+        flops=WINDOWS * window_flops(448),
+    )
+
+
+def several(images: list[Any], words: Tensor, settings: InferenceSettings) -> None:
+    """Images one after the other, as an evaluation takes them."""
+    for image in images:
+        segment(segmenter(), image, words, settings=settings, background=False)
+
+
+def sweep(settings: InferenceSettings) -> Case:
+    """Ten background thresholds on one labelled image, against a single one."""
+    folder = TemporaryDirectory()
+    root, benchmark = Path(folder.name), benchmarks.load("voc")
+    for place, content in (("JPEGImages/a.jpg", picture(WIDTH, HEIGHT)), ("SegmentationClass/a.png", None)):
+        path = root / "VOCdevkit/VOC2012" / place
+        path.parent.mkdir(parents=True)
+        labels = np.random.default_rng(0).integers(0, 21, (HEIGHT, WIDTH), dtype=np.uint8)
+        cv2.imwrite(str(path), labels if content is None else content)
+    split = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    split.parent.mkdir(parents=True)
+    split.write_text("a\n")
+
+    def score(thresholds: int) -> None:
+        assert folder.name  # kept as long as the case
+        heads = [Head(settings.but(bg_thresh=(1 + index) / 20)) for index in range(thresholds)]
+        evaluate_heads(segmenter(), benchmark, root, heads=heads)
+
+    return Case("ten thresholds, against one", "one image, 21 classes, PAMR", partial(score, 10), partial(score, 1))
+
+
+def labels() -> Case:
+    """From logits at the model's size to channels at the image's."""
+    logits = torch.rand(1, 171, 448, 597, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def theirs() -> Tensor:
+        resized = torch.nn.functional.interpolate(logits, size=(HEIGHT, WIDTH), mode="bilinear")
+        return resized.softmax(dim=1).argmax(dim=1)[0].cpu()
+
+    return Case(
+        "label map",
+        f"171 classes, 597 x 448 to {WIDTH} x {HEIGHT}",
+        lambda: torch.from_numpy(PixelLogits(logits, (HEIGHT, WIDTH)).chosen()),
+        theirs,
+        moved=logits.nbytes + 2 * 4 * 171 * HEIGHT * WIDTH,
+    )

@@ -1,0 +1,101 @@
+"""Segmentation of an image, window by window: towers, decoder, masks, refinement, label map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcl.inference.masks import TCLSegmenter, pad_to_multiple
+from tcl.inference.settings import InferenceSettings
+from tcl.inference.slide import window_starts
+from tcl.model.clip import Block, dense_embeddings, embed_patches, patch_grid
+from tcl.model.grounder import DecoderLevel, GatedResidual, Grounder
+
+from .pamr import pamr
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """x of length 1 along `dim`."""
+    return x / x.norm(dim=dim, keepdim=True).clamp(min=1e-6)
+
+
+def identity_attention(block: Block, tokens: Tensor) -> Tensor:
+    """A whole attention block whose mask leaves each token itself alone: [B, L, C] -> [B, L, C]."""
+    length = tokens.shape[1]
+    mask = torch.full((length, length), -torch.inf, device=tokens.device).fill_diagonal_(0)
+    return block(tokens, attn_mask=mask)
+
+
+def gated_residual(part: GatedResidual, x: Tensor) -> Tensor:
+    """x + tanh(gate) * conv3x3(GELU(LayerNorm(x)))."""
+    return x + torch.tanh(part.gate) * part.conv(F.gelu(part.norm(x)))
+
+
+def decoder_level(level: DecoderLevel, x: Tensor) -> Tensor:
+    """Nearest x2 upsampling, and two residual convolutions on the large grid."""
+    upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
+    return gated_residual(level.second, gated_residual(level.first, upsampled))
+
+
+def grounder(grounder: Grounder, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens of the frozen trunk -> V [B, D, h, w]."""
+    for block in grounder.blocks:
+        tokens = identity_attention(block, tokens)
+    x = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    for level in grounder.levels:
+        assert isinstance(level, DecoderLevel)
+        x = decoder_level(level, x)
+    return (grounder.norm(x.permute(0, 2, 3, 1)) @ grounder.projection).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def soft_masks(model: TCLSegmenter, image: Tensor, embeddings: Tensor, settings: InferenceSettings) -> Tensor:
+    """Soft masks [1, N, H, W] of one window [1, 3, H, W]; the model has one copied block."""
+    visual = model.clip.visual
+    padded, inside = pad_to_multiple(image, model.patch_size)
+    grid = patch_grid(visual, padded)
+    tokens = embed_patches(visual, padded)
+    for block in model.trunk:
+        tokens = block(tokens)
+    features = grounder(model.grounder, tokens, grid)
+    masks = torch.sigmoid(model.mask_scale * cosines(features, embeddings) + model.mask_bias)
+    if settings.pamr:
+        masks = pamr(padded, masks, iterations=settings.pamr_iterations, dilations=settings.pamr_dilations)
+    if settings.kp_w:
+        own = dense_embeddings(visual, identity_attention(visual.transformer.resblocks[-1], tokens), grid)
+        prior = torch.sigmoid(10 * (cosines(own, embeddings) - 0.25))
+        prior = F.interpolate(prior, size=masks.shape[2:], mode="bilinear")
+        masks = settings.kp_w * prior + (1 - settings.kp_w) * masks
+    return F.interpolate(masks, size=padded.shape[2:], mode="bilinear")[inside]
+
+
+def cosines(features: Tensor, embeddings: Tensor) -> Tensor:
+    """[B, N, h, w] of features [B, D, h, w] and embeddings [N, D]."""
+    return torch.einsum("bdhw,nd->bnhw", unit(features, 1), unit(embeddings, 1))
+
+
+@torch.no_grad()
+def segment(
+    model: TCLSegmenter,
+    image: Tensor,
+    embeddings: Tensor,
+    settings: InferenceSettings,
+    *,
+    background: bool,
+    size: tuple[int, int],
+) -> Tensor:
+    """Channel indices [*size] of a normalised image [1, 3, H, W], resized from one of `size`."""
+    height, width = image.shape[2:]
+    side, channels = settings.window, len(embeddings) + background
+    logits, visits = image.new_zeros(1, channels, height, width), image.new_zeros(1, 1, height, width)
+    for top in window_starts(height, side, settings.stride):
+        for left in window_starts(width, side, settings.stride):
+            masks = soft_masks(model, image[:, :, top : top + side, left : left + side], embeddings, settings)
+            if background:
+                constant = torch.full_like(masks[:, :1], settings.background_threshold)
+                masks = torch.cat([constant, masks], dim=1)
+            logits[:, :, top : top + side, left : left + side] += masks
+            visits[:, :, top : top + side, left : left + side] += 1
+    resized = F.interpolate(logits / visits, size=size, mode="bilinear")
+    return resized.softmax(dim=1).argmax(dim=1)[0]

@@ -1,0 +1,69 @@
+"""Segmentation and class embeddings as `tcl` computes them equal the plain ones, in float32."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tcl.inference.evaluate import segment
+from tcl.inference.masks import InBfloat16, TCLSegmenter, soft_masks
+from tcl.inference.prompts import class_embeddings, prompt_templates
+from tcl.inference.settings import InferenceSettings
+from tcl.inference.slide import model_input
+from tcl.model.build import build_grounder
+from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.grounder import DecoderLevel
+
+from . import segment as plain
+from .texts import class_embeddings as plain_embeddings
+
+SIZES = ClipSizes(32, 32, 8, 64, 3, 1, context_length=24, text_width=64, text_layers=2, text_heads=1)
+NAMES = ["cat", "dog", "grass", "a rusted van", "sky"]
+SETTINGS = InferenceSettings(short_side=64, window=64, stride=32, pamr_dilations=(1, 2, 4))
+
+
+@pytest.fixture(scope="module")
+def model() -> TCLSegmenter:
+    torch.manual_seed(0)
+    clip = build_clip(SIZES)
+    found = TCLSegmenter(clip, build_grounder(clip, frozen_blocks=2, decoder_levels=2)).eval().requires_grad_(False)
+    for level in found.grounder.levels:
+        assert isinstance(level, DecoderLevel)
+        level.first.gate.fill_(0.5)
+        level.second.gate.fill_(-0.7)
+    return found
+
+
+def test_class_embeddings(model: TCLSegmenter) -> None:
+    expected = plain_embeddings(model.clip, NAMES, prompt_templates("custom"), batch=20)
+    assert_close(class_embeddings(model.clip, NAMES, "custom"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.but(pamr=False), SETTINGS.but(kp_w=0.0)])
+def test_soft_masks(model: TCLSegmenter, settings: InferenceSettings) -> None:
+    embeddings = model.class_embeddings(NAMES)
+    window = torch.randn(1, 3, 61, 70, generator=torch.Generator().manual_seed(1))
+    expected = plain.soft_masks(model, window, embeddings, settings)
+    assert_close(soft_masks(model, window, embeddings, settings), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_label_maps(model: TCLSegmenter, background: bool) -> None:
+    embeddings = model.class_embeddings(NAMES)
+    blocks = np.random.default_rng(2).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    image = blocks.repeat(16, axis=0).repeat(15, axis=1)
+    inputs = model_input(image, SETTINGS)
+    expected = plain.segment(model, inputs, embeddings, SETTINGS, background=background, size=image.shape[:2])
+    found = segment(model, image, embeddings, settings=SETTINGS, background=background)
+    assert (found == expected.numpy()).mean() > 0.999
+
+
+def test_bfloat16_is_near(model: TCLSegmenter) -> None:
+    windows = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    exact = model.window_features(windows, maskclip=True)
+    rough = InBfloat16(model).window_features(windows, maskclip=True)
+    assert exact.maskclip is not None
+    assert rough.maskclip is not None
+    for ours, theirs in ((rough.dense, exact.dense), (rough.maskclip, exact.maskclip)):
+        assert ours.dtype == torch.float32
+        assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.02
