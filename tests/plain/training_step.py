@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcl.model import losses as L
-from tcl.model.clip import Block, embed_patches, patch_grid
-from tcl.model.grounder import GatedResidual
+from tcl.model.clip import embed_patches, patch_grid
 from tcl.model.tcl import TCL
+
+from .segment import grounder, identity_attention
 
 
 def losses(model: TCL, images: Tensor, tokens: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -18,9 +19,9 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, noise: Tensor) -> dict[st
     images: [B, 3, H, W]; tokens: [B, context]; noise: uniform draws [B, B, h, w] for the hard masks of all pairs.
     """
     with torch.no_grad():
-        texts = L.normalise(encode_text(model, tokens))
+        texts = L.normalise(model.clip.encode_text(tokens))
         frozen = frozen_tokens(model, images)
-    features = ground(model, frozen, patch_grid(model.clip.visual, images))
+    features = grounder(model.grounder, frozen, patch_grid(model.clip.visual, images))
     logits = model.mask_scale * L.similarity(features, texts) + model.mask_bias
     soft = torch.sigmoid(logits)
     hard = L.straight_through_mask(logits, noise).diagonal().permute(2, 0, 1)
@@ -44,39 +45,11 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, noise: Tensor) -> dict[st
     return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
 
-def encode_text(model: TCL, tokens: Tensor) -> Tensor:
-    """Text embeddings [n, D], not normalised, by way of all positions."""
-    clip = model.clip
-    states = clip.transformer(clip.token_embedding(tokens) + clip.positional_embedding, attn_mask=clip.attn_mask)
-    return clip.ln_final(states)[torch.arange(len(tokens)), tokens.argmax(dim=-1)] @ clip.text_projection
-
-
 def frozen_tokens(model: TCL, images: Tensor) -> Tensor:
     """Tokens [B, 1 + gh*gw, C] that enter the grounder's block; CLIP's own last block runs too, for nothing."""
     *trunk, last = model.clip.visual.transformer.resblocks
     tokens = embed_patches(model.clip.visual, images)
     for block in trunk:
         tokens = block(tokens)
-    identity_attention_block(last, tokens)
+    identity_attention(last, tokens)
     return tokens
-
-
-def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
-    """A block whose attention is masked so that each token sees itself alone."""
-    length = tokens.shape[1]
-    mask = torch.full((length, length), float("-inf"), device=tokens.device).fill_diagonal_(0)
-    return block(tokens, attn_mask=mask)
-
-
-def ground(model: TCL, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Embeddings V [B, D, h, w], not normalised: each level upsamples first."""
-    grounder = model.grounder
-    (block,) = grounder.blocks
-    features = identity_attention_block(block, tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
-    for level in grounder.levels:
-        features = F.interpolate(features, scale_factor=2, mode="nearest")
-        for residual in level.children():
-            assert isinstance(residual, GatedResidual)
-            features = features + torch.tanh(residual.gate) * residual.conv(F.gelu(residual.norm(features)))
-    embeddings = grounder.norm(features.permute(0, 2, 3, 1)) @ grounder.projection
-    return embeddings.permute(0, 3, 1, 2)
