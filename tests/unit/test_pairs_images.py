@@ -11,6 +11,7 @@ import torch
 from tcl.errors import TCLError
 from tcl.pairs.images import decoded, open_image, resized_crop, shortened_jpeg
 from tcl.pairs.transforms import kept_generators, seed_generators, training_transform
+from tests.plain.pairs import augmentation
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -117,21 +118,9 @@ def test_a_reduced_decode_differs_little_from_a_whole_one(scale: int) -> None:
 @pytest.mark.parametrize(("size", "reduced"), [((60, 50), False), ((20, 60), False), ((220, 160), True)])
 def test_deit_is_timms_transform_but_for_the_resize(size: tuple[int, int], reduced: bool) -> None:
     ours = training_transform("deit", size=32, mean=MEAN, std=STD)
-    from timm.data.transforms_factory import create_transform
     from torchvision.transforms import Compose
 
-    crop, *rest = create_transform(
-        32,
-        is_training=True,
-        scale=(0.08, 1.0),
-        hflip=0.5,
-        interpolation="bilinear",
-        auto_augment="rand-m9-mstd0.5-inc1",
-        re_prob=0.25,
-        re_mode="pixel",
-        mean=MEAN,
-        std=STD,
-    ).transforms
+    crop, *rest = augmentation(32, MEAN, STD).transforms
     data = encoded(image(size, detail=4), "JPEG")
     whole, reductions = decoded(open_image(data)), 0
     with kept_generators():
