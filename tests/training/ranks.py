@@ -16,13 +16,20 @@ from tcl.model.ranks import Ranks, joined_ranks
 
 Work = Callable[[Ranks], Any]
 
+GRACE = 30
+"""Seconds in which the other ranks may end by themselves once one has failed."""
+
 
 def on_ranks(count: int, work: Work) -> list[Any]:
     """What `work` returns on each of so many ranks; one runs in this process. Raises if a rank fails."""
     if count == 1:
         return [work(Ranks())]
     with TemporaryDirectory() as folder:
-        start_processes(_rank, (count, _free_port(), Path(folder), work), nprocs=count, start_method="fork")
+        ranks = start_processes(
+            _rank, (count, _free_port(), Path(folder), work), nprocs=count, join=False, start_method="fork"
+        )
+        while not ranks.join(grace_period=GRACE):
+            pass
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
