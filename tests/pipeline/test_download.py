@@ -130,7 +130,7 @@ def test_interrupted_and_resumed_to_the_same_manifest(
     tmp_path: Path, source: Source, whole: tuple[Path, Manifest]
 ) -> None:
     """A hang ends; a killed download leaves nothing running; what is finished is kept, what is truncated repaired."""
-    check_a_hang_ends(replace(source, timeout=50, stall=25.0), tmp_path)
+    check_a_hang_ends(replace(source, timeout=90, stall=45.0), tmp_path)
     check_a_kill_leaves_nothing_running(source, tmp_path)
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "toy").glob("*_stats.json")}
     assert len(finished) == 2
@@ -148,7 +148,7 @@ def test_interrupted_and_resumed_to_the_same_manifest(
 
 def check_a_hang_ends(source: Source, folder: Path) -> None:
     Handler.hangs = True
-    with pytest.raises(TCLError, match="nothing was written for 25 seconds"):
+    with pytest.raises(TCLError, match="nothing was written for 45 seconds"):
         run(source, folder)
     assert Handler.hits
     assert not workers_of(folder / "toy")
@@ -164,12 +164,12 @@ def check_a_kill_leaves_nothing_running(source: Source, folder: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", script, str(source.annotations), str(folder)], env=environment)
-    wait_for(lambda: (folder / "toy" / "00002.tar").exists(), seconds=90)
+    wait_for(lambda: (folder / "toy" / "00002.tar").exists(), seconds=300)
     assert len(workers_of(folder / "toy")) >= 3
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "toy.json").exists()
-    wait_for(lambda: not workers_of(folder / "toy"), seconds=5)
+    wait_for(lambda: not workers_of(folder / "toy"), seconds=30)
 
 
 def workers_of(folder: Path) -> list[int]:
