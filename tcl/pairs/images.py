@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,12 @@ def open_image(image: bytes) -> Image:
         return PIL.Image.open(io.BytesIO(image))
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise _unreadable(error) from None
+
+
+def image_size(image: bytes) -> tuple[int, int]:
+    """Width and height in pixels. Raises TCLError if the header cannot be read."""
+    frame = _frame(image)
+    return open_image(image).size if frame is None else (frame.width, frame.height)
 
 
 def decoded(image: Image) -> Image:
@@ -63,33 +69,55 @@ def shortened_jpeg(image: bytes, rows: int) -> bytes:
     Any other file is returned as it is; so is a truncated JPEG, and a progressive one, which spreads each row over all
     of the file.
     """
+    if (frame := _frame(image)) is None:
+        return image
+    start, end = frame.height_at, frame.height_at + 2
+    return b"".join((image[:start], min(frame.height, rows).to_bytes(2, "big"), image[end:]))
+
+
+class _Frame(NamedTuple):
+    """What the frame header of a JPEG says, and at which byte the height stands in it."""
+
+    width: int
+    height: int
+    height_at: int
+
+
+def _frame(image: bytes) -> _Frame | None:
+    """The frame of a whole sequential JPEG; None of any other file, and of one that Pillow may find too large."""
     if not (image.startswith(_START) and image.endswith(_END)):
-        return image
+        return None
     position = len(_START)
-    while image[position : position + 1] == b"\xff" and image[position + 1 : position + 2] not in _FRAMES:
+    while image[position] == _MARKER and image[position + 1] in _BEFORE_FRAME:
         position += 2 + int.from_bytes(image[position + 2 : position + 4], "big")
-    if image[position + 1 : position + 2] not in _SEQUENTIAL:
-        return image
-    start, end = position + 5, position + 7
-    height = min(int.from_bytes(image[start:end], "big"), rows)
-    return b"".join((image[:start], height.to_bytes(2, "big"), image[end:]))
+        if position + 9 > len(image):
+            return None
+    if image[position] != _MARKER or image[position + 1] not in _SEQUENTIAL:
+        return None
+    height, width = (int.from_bytes(image[start : start + 2], "big") for start in (position + 5, position + 7))
+    return _Frame(width, height, position + 5) if 0 < width * height <= _LARGEST else None
 
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
-_SEQUENTIAL = {b"\xc0", b"\xc1"}
-_FRAMES = {bytes([0xC0 + kind]) for kind in range(16) if kind % 4 or kind == 0}  # the others are no frames
+_START, _END, _MARKER = b"\xff\xd8", b"\xff\xd9", 0xFF
+_BEFORE_FRAME = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, comments, applications' data
+_SEQUENTIAL = {0xC0, 0xC1}
+_LARGEST = 1 << 26  # pixels; Pillow warns of more than 1.3 times as many
 _CONTEXT = 4  # rows of the result on which the one above depends, where colours have a lower resolution
 
 
 def _resized(image: Image, size: int) -> Image:
-    """What Pillow's resize gives, by torch's routine, which is several times faster on 8-bit pixels."""
+    """What Pillow's resize gives of an RGB image, by torch's routine, which is several times faster on 8-bit pixels.
+
+    They go there and back with the unused fourth byte that Pillow keeps of each pixel, as whole rows.
+    """
     import PIL.Image
     import torch
     import torch.nn.functional as F
 
-    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # channels last, as that routine wants it
-    resized = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return PIL.Image.fromarray(resized[0].permute(1, 2, 0).numpy())
+    pixels = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.uint8)
+    channels_last = pixels.view(1, image.height, image.width, 4).permute(0, 3, 1, 2)  # as that routine wants it
+    resized = F.interpolate(channels_last, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    return PIL.Image.frombytes("RGB", (size, size), resized.numpy(), "raw", "RGBX")
 
 
 def _unreadable(error: Exception) -> TCLError:
