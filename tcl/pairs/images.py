@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tcl.errors import TCLError
 
@@ -56,11 +58,28 @@ def resized_crop(image: bytes, box: Box, size: int) -> Image:
     left, top, right, bottom = box
     shortest = min(right - left, bottom - top)
     scale = next((scale for scale in SCALES if shortest >= scale * size), 1)
-    opened = open_image(shortened_jpeg(image, bottom + _CONTEXT * scale))
-    if scale > 1 and opened.draft(None, (opened.width // scale, opened.height // scale)) is not None:
-        smaller = (left / scale, top / scale, right / scale, bottom / scale)
-        return decoded(opened).resize((size, size), PIL.Image.Resampling.BILINEAR, box=smaller)
-    return _resized(decoded(opened).crop(box), size)
+    if scale > 1:
+        opened = open_image(shortened_jpeg(image, bottom + _CONTEXT * scale))
+        if opened.draft(None, (opened.width // scale, opened.height // scale)) is not None:
+            smaller = (left / scale, top / scale, right / scale, bottom / scale)
+            return decoded(opened).resize((size, size), PIL.Image.Resampling.BILINEAR, box=smaller)
+    return _resized(cropped(image, box), size)
+
+
+def cropped(image: bytes, box: Box) -> NDArray[np.uint8]:
+    """The part `box` of an encoded image: [height, width, 4] uint8, the channels RGB and one without meaning.
+
+    Its pixels are Pillow's. Raises TCLError if the image cannot be decoded.
+    """
+    import simplejpeg
+
+    left, top, right, bottom = box
+    needed = shortened_jpeg(image, bottom + _CONTEXT)
+    if _is_one_scan(image):
+        with suppress(ValueError):  # Pillow decodes it all the same, or says what is wrong with it
+            return simplejpeg.decode_jpeg(needed, "RGBX", strict=False)[top:bottom, left:right]
+    part = decoded(open_image(needed)).crop(box)
+    return np.frombuffer(part.tobytes("raw", "RGBX"), np.uint8).reshape(part.height, part.width, 4)
 
 
 def shortened_jpeg(image: bytes, rows: int) -> bytes:
@@ -80,6 +99,7 @@ class _Frame(NamedTuple):
 
     width: int
     height: int
+    components: int
     height_at: int
 
 
@@ -87,35 +107,57 @@ def _frame(image: bytes) -> _Frame | None:
     """The frame of a whole sequential JPEG; None of any other file, and of one that Pillow may find too large."""
     if not (image.startswith(_START) and image.endswith(_END)):
         return None
-    position = len(_START)
-    while image[position] == _MARKER and image[position + 1] in _BEFORE_FRAME:
-        position += 2 + int.from_bytes(image[position + 2 : position + 4], "big")
-        if position + 9 > len(image):
-            return None
-    if image[position] != _MARKER or image[position + 1] not in _SEQUENTIAL:
+    position = _first_other(image, len(_START), _BEFORE_FRAME)
+    if image[position : position + 2] not in _SEQUENTIAL or position + 10 > len(image):
         return None
     height, width = (int.from_bytes(image[start : start + 2], "big") for start in (position + 5, position + 7))
-    return _Frame(width, height, position + 5) if 0 < width * height <= _LARGEST else None
+    return _Frame(width, height, image[position + 9], position + 5) if 0 < width * height <= _LARGEST else None
 
 
-_START, _END, _MARKER = b"\xff\xd8", b"\xff\xd9", 0xFF
-_BEFORE_FRAME = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, comments, applications' data
-_SEQUENTIAL = {0xC0, 0xC1}
+def _is_one_scan(image: bytes) -> bool:
+    """Whether a JPEG is sequential, grey or of three colours, and all of its pixels are in one scan without a break.
+
+    Damage to such a file's pixels is no more than visible. Elsewhere it may end the decoding, and if other damage comes
+    before, simplejpeg does not tell.
+    """
+    frame = _frame(image)
+    if frame is None or frame.components not in (1, 3):
+        return False
+    scan = _first_other(image, frame.height_at + 5 + 3 * frame.components, _BEFORE_FRAME)
+    length = 6 + 2 * frame.components
+    header = image[scan : scan + 2 + length]
+    if header[:5] != bytes([0xFF, 0xDA, 0, length, frame.components]) or header[-3:] != _ALL_FREQUENCIES:
+        return False
+    data = np.frombuffer(image, np.uint8, offset=scan + len(header))
+    kinds = data[np.flatnonzero(data[: -len(_END)] == 0xFF) + 1]
+    return not np.any((kinds != 0) & (kinds & 0xF8 != 0xD0))  # stuffed bytes and restarts are no end
+
+
+def _first_other(image: bytes, position: int, segments: frozenset[bytes]) -> int:
+    """Where the first segment begins whose marker is not in `segments`, from the one at `position` on."""
+    while image[position : position + 2] in segments:
+        position += 2 + int.from_bytes(image[position + 2 : position + 4], "big")
+    return position
+
+
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_BEFORE_FRAME = frozenset(bytes([0xFF, kind]) for kind in (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+_SEQUENTIAL = (b"\xff\xc0", b"\xff\xc1")
+_ALL_FREQUENCIES = b"\x00\x3f\x00"
 _LARGEST = 1 << 26  # pixels; Pillow warns of more than 1.3 times as many
 _CONTEXT = 4  # rows of the result on which the one above depends, where colours have a lower resolution
 
 
-def _resized(image: Image, size: int) -> Image:
-    """What Pillow's resize gives of an RGB image, by torch's routine, which is several times faster on 8-bit pixels.
+def _resized(pixels: NDArray[np.uint8], size: int) -> Image:
+    """What Pillow's resize gives of pixels [H, W, 4], by torch's routine, which is several times faster on bytes.
 
-    They go there and back with the unused fourth byte that Pillow keeps of each pixel, as whole rows.
+    Four channels go into it and out again faster than three, as Pillow keeps four bytes a pixel, too.
     """
     import PIL.Image
     import torch
     import torch.nn.functional as F
 
-    pixels = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.uint8)
-    channels_last = pixels.view(1, image.height, image.width, 4).permute(0, 3, 1, 2)  # as that routine wants it
+    channels_last = torch.from_numpy(np.array(pixels))[None].permute(0, 3, 1, 2)  # as that routine wants it
     resized = F.interpolate(channels_last, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     return PIL.Image.frombytes("RGB", (size, size), resized.numpy(), "raw", "RGBX")
 

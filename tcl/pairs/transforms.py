@@ -134,7 +134,10 @@ class Deit:
 
 
 def normalised(image: Image, mean: Triple, std: Triple, out: Tensor | None = None) -> Tensor:
-    """What torchvision's ToTensor and Normalize make of an RGB image, bit for bit: [3, H, W] float32; `out` if given."""
+    """What torchvision's ToTensor and Normalize make of an RGB image, bit for bit.
+
+    [3, H, W] float32; `out` if given.
+    """
     import torch
 
     out = torch.empty(3, image.height, image.width) if out is None else out
