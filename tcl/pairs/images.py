@@ -115,7 +115,7 @@ def _frame(image: bytes) -> _Frame | None:
 
 
 def _is_one_scan(image: bytes) -> bool:
-    """Whether a JPEG is sequential, grey or of three colours, and all of its pixels are in one scan without a break.
+    """Whether a JPEG is sequential, grey or of three colours, and all of its pixels are in one scan without a marker.
 
     Damage to such a file's pixels is no more than visible. Elsewhere it may end the decoding, and if other damage comes
     before, simplejpeg does not tell.
@@ -129,8 +129,7 @@ def _is_one_scan(image: bytes) -> bool:
     if header[:5] != bytes([0xFF, 0xDA, 0, length, frame.components]) or header[-3:] != _ALL_FREQUENCIES:
         return False
     data = np.frombuffer(image, np.uint8, offset=scan + len(header))
-    kinds = data[np.flatnonzero(data[: -len(_END)] == 0xFF) + 1]
-    return not np.any((kinds != 0) & (kinds & 0xF8 != 0xD0))  # stuffed bytes and restarts are no end
+    return np.count_nonzero((data[:-1] == 0xFF) & (data[1:] != 0)) == 1  # markers, of which the last ends the file
 
 
 def _first_other(image: bytes, position: int, segments: frozenset[bytes]) -> int:
