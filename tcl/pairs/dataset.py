@@ -33,7 +33,6 @@ class PairBatch(TypedDict):
 
 
 class _Sample(NamedTuple):
-    image: Tensor
     caption: str
     key: str
     unreadable: int
@@ -79,28 +78,32 @@ class PairBatches(Dataset[PairBatch]):
         indices = batch(self.seed, step, size=self.global_batch, shard_sizes=self._shard_sizes)
         first = self.rank * self.local_batch
         positions = range(first, first + self.local_batch)
+        images = torch.empty(self.local_batch, 3, self.transform.size, self.transform.size)
         with kept_generators():
-            samples = [self._sample(int(indices[position]), step, position) for position in positions]
+            samples = [
+                self._sample(int(indices[position]), step, position, image)
+                for position, image in zip(positions, images, strict=True)
+            ]
         return PairBatch(
-            images=torch.stack([sample.image for sample in samples]),
+            images=images,
             captions=[sample.caption for sample in samples],
             keys=[sample.key for sample in samples],
             unreadable=sum(sample.unreadable for sample in samples),
         )
 
-    def _sample(self, index: int, step: int, position: int) -> _Sample:
-        """Sample `index`, or the first readable one of those that stand in for it."""
+    def _sample(self, index: int, step: int, position: int, image: Tensor) -> _Sample:
+        """Sample `index`, or the first readable one of those that stand in for it, its image written into `image`."""
         seed = (self.seed, step, position)
         for unreadable, candidate in enumerate(self._candidates(index, seed)):
             reader, local = self._locate(candidate)
             pair = reader.read(local)
             key = f"{reader.source}/{pair.key}"
             try:
-                image = self.transform(pair.image, (*seed, _AUGMENTATION))
+                self.transform(pair.image, (*seed, _AUGMENTATION), out=image)
             except TCLError as error:
                 last = f"pair {key}: {error}"
                 continue
-            return _Sample(image, pair.caption, key, unreadable)
+            return _Sample(pair.caption, key, unreadable)
         raise TCLError(f"{FALLBACKS + 1} images in a row are unreadable; verify the shards. The last: {last}.")
 
     def _candidates(self, index: int, seed: tuple[int, ...]) -> Iterator[int]:

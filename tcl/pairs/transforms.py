@@ -9,12 +9,12 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tcl.errors import TCLError
-from tcl.pairs.images import decoded, open_image, resized_crop
+from tcl.pairs.images import decoded, image_size, open_image, resized_crop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 Seed = tuple[int, ...]
 """Non-negative integers that together key one draw of an augmentation."""
 
-Transform = Callable[[bytes, Seed], "Tensor"]
-"""From an encoded image of any size to a normalised float32 tensor [3, size, size]; a function of its arguments alone.
-
-It may seed the global generators: `kept_generators` puts them back. Raises TCLError if the image cannot be read.
-"""
-
 Triple = tuple[float, float, float]
+
+
+class Transform(Protocol):
+    """From an encoded image of any size to a normalised float32 tensor [3, size, size]; a function of its arguments.
+
+    It may seed the global generators: `kept_generators` puts them back. Raises TCLError if the image cannot be read.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def __call__(self, image: bytes, seed: Seed, out: Tensor | None = None) -> Tensor:
+        """The tensor, which is `out` if that is given: one of the same shape, to write into."""
 
 
 def training_transform(name: str, *, size: int, mean: Triple, std: Triple) -> Transform:
@@ -78,15 +85,17 @@ class Flip:
     mean: Triple
     std: Triple
 
-    def __call__(self, image: bytes, seed: Seed) -> Tensor:
-        """[3, size, size] float32, normalised."""
+    def __call__(self, image: bytes, seed: Seed, out: Tensor | None = None) -> Tensor:
+        """[3, size, size] float32, normalised; `out` if given."""
         import torch
 
         pixels = np.asarray(_fitted(decoded(open_image(image)), self.size), dtype=np.float32)
         if np.random.SeedSequence(seed).generate_state(1)[0] & 1:
             pixels = pixels[:, ::-1]
         mean, std = (255 * np.array(values, dtype=np.float32) for values in (self.mean, self.std))
-        return torch.from_numpy(np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)))
+        out = torch.empty(3, self.size, self.size) if out is None else out
+        out.numpy()[...] = ((pixels - mean) / std).transpose(2, 0, 1)
+        return out
 
 
 def _fitted(image: Image, size: int) -> Image:
@@ -112,27 +121,32 @@ class Deit:
     mean: Triple
     std: Triple
 
-    def __call__(self, image: bytes, seed: Seed) -> Tensor:
-        """[3, size, size] float32, normalised."""
-        opened = open_image(image)
+    def __call__(self, image: bytes, seed: Seed, out: Tensor | None = None) -> Tensor:
+        """[3, size, size] float32, normalised; `out` if given."""
+        import torch
+
+        width, height = image_size(image)
         seed_generators(seed)
-        top, left, height, width = self.crop.get_params(opened, self.crop.scale, self.crop.ratio)
+        empty = torch.empty((height, width), device="meta")  # the draw asks an image for its size alone
+        top, left, height, width = self.crop.get_params(empty, self.crop.scale, self.crop.ratio)
         part = resized_crop(image, (left, top, left + width, top + height), self.size)
-        return self.erase(normalised(self.augment(part), self.mean, self.std))
+        return self.erase(normalised(self.augment(part), self.mean, self.std, out))
 
 
-def normalised(image: Image, mean: Triple, std: Triple) -> Tensor:
-    """What torchvision's ToTensor and Normalize make of an RGB image, bit for bit: [3, H, W] float32."""
+def normalised(image: Image, mean: Triple, std: Triple, out: Tensor | None = None) -> Tensor:
+    """What torchvision's ToTensor and Normalize make of an RGB image, bit for bit.
+
+    [3, H, W] float32; `out` if given.
+    """
     import torch
 
-    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
-    for plane, band in zip(pixels, "RGB", strict=True):
+    out = torch.empty(3, image.height, image.width) if out is None else out
+    for plane, band, shift, scale in zip(out.numpy(), "RGB", mean, std, strict=True):
         plane[...] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
-    shift, scale = (np.array(values, dtype=np.float32)[:, None, None] for values in (mean, std))
-    pixels /= 255
-    pixels -= shift
-    pixels /= scale
-    return torch.from_numpy(pixels)
+        plane /= 255
+        plane -= np.float32(shift)
+        plane /= np.float32(scale)
+    return out
 
 
 def _deit(size: int, mean: Triple, std: Triple) -> Deit:

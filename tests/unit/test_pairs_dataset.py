@@ -39,6 +39,16 @@ def test_transforms_give_normalised_squares(name: str, size: tuple[int, int]) ->
     assert (out.shape, out.dtype) == ((3, 32, 32), torch.float32)
 
 
+@pytest.mark.parametrize("name", ["deit", "flip"])
+def test_transforms_write_where_they_are_told(name: str) -> None:
+    transform, batch = training_transform(name, size=32, mean=MEAN, std=STD), torch.full((3, 3, 32, 32), torch.nan)
+    for number in range(20):
+        found = transform(encoded(image(size=(50, 40))), (number,), out=batch[1])
+        assert found.data_ptr() == batch[1].data_ptr()
+        assert torch.equal(batch[1], transform(encoded(image(size=(50, 40))), (number,)))
+    assert batch[[0, 2]].isnan().all()
+
+
 def test_flip_keeps_or_mirrors_the_pixels_and_normalises() -> None:
     picture = image()
     transform = training_transform("flip", size=32, mean=MEAN, std=STD)

@@ -6,10 +6,11 @@ import random
 import numpy as np
 import PIL.Image
 import pytest
+import simplejpeg
 import torch
 
 from tcl.errors import TCLError
-from tcl.pairs.images import decoded, open_image, resized_crop, shortened_jpeg
+from tcl.pairs.images import Box, cropped, decoded, image_size, open_image, resized_crop, shortened_jpeg
 from tcl.pairs.transforms import kept_generators, seed_generators, training_transform
 from tests.plain.pairs import augmentation
 
@@ -54,12 +55,127 @@ def test_an_unreadable_image_is_refused(data: bytes) -> None:
 
 
 def test_the_orientation_that_exif_tells_is_left_alone() -> None:
+    plain, told = (encoded(image((40, 24), detail=4), "JPEG", exif=tags) for tags in (b"", turned()))
+    assert open_image(told).getexif()[0x0112] == 6
+    expected, found = (levels(resized_crop(data, (2, 2, 20, 22), 8)) for data in (plain, told))
+    assert np.array_equal(found, expected)
+
+
+def turned() -> bytes:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
-    plain, turned = (encoded(image((40, 24), detail=4), "JPEG", exif=tags) for tags in (b"", exif.tobytes()))
-    assert open_image(turned).getexif()[0x0112] == 6
-    expected, found = (levels(resized_crop(data, (2, 2, 20, 22), 8)) for data in (plain, turned))
-    assert np.array_equal(found, expected)
+    return exif.tobytes()
+
+
+def files() -> dict[str, bytes]:
+    """The same picture in many forms."""
+    picture = image((83, 61), detail=4)
+    several = {"save_all": True, "append_images": [image((83, 61))]}
+    return {
+        **{f"4:{kind}": encoded(picture, "JPEG", subsampling=f"4:{kind}") for kind in ("4:4", "2:2", "2:0")},
+        "red, green, blue": encoded(picture, "JPEG", keep_rgb=True),
+        "grey": encoded(picture.convert("L"), "JPEG"),
+        "restarts": encoded(picture, "JPEG", restart_marker_blocks=3),
+        "optimised": encoded(picture, "JPEG", optimize=True, quality=100),
+        "turned": encoded(picture, "JPEG", exif=turned()),
+        "CMYK": encoded(picture.convert("CMYK"), "JPEG"),
+        "progressive": encoded(picture, "JPEG", progressive=True),
+        "several": encoded(picture, "MPO", **several),
+        "PNG": encoded(picture),
+        "PNG, 16 bits": encoded(PIL.Image.fromarray(np.arange(83 * 61, dtype=np.uint16).reshape(61, 83) * 13)),
+        **{f"PNG, {mode}": encoded(picture.convert(mode)) for mode in ("L", "LA", "P", "RGBA", "1")},
+        "WebP": encoded(picture, "WEBP"),
+    }
+
+
+def pillows(data: bytes, box: Box) -> np.ndarray | None:
+    """The part `box` of an image, as Pillow decodes it; None if it cannot."""
+    try:
+        return np.asarray(decoded(open_image(shortened_jpeg(data, box[3] + 4))).crop(box))
+    except TCLError:
+        return None
+
+
+def ours(data: bytes, box: Box) -> np.ndarray | None:
+    try:
+        return cropped(data, box)[..., :3]
+    except TCLError:
+        return None
+
+
+BOXES = ((0, 0, 83, 61), (3, 2, 40, 30), (17, 33, 83, 61), (50, 7, 51, 8))
+
+
+@pytest.mark.parametrize("kind", files())
+def test_size_and_pixels_are_pillows(kind: str) -> None:
+    data = files()[kind]
+    assert image_size(data) == open_image(data).size == (83, 61)
+    for box in BOXES:
+        expected = pillows(data, box)
+        assert expected is not None
+        assert np.array_equal(cropped(data, box)[..., :3], expected)
+
+
+def test_only_simple_jpegs_are_not_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, calls, taken = simplejpeg.decode_jpeg, [], []
+
+    def watched(*arguments: object, **settings: object) -> object:
+        calls.append(arguments)
+        return decode(*arguments, **settings)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    for kind, data in files().items():
+        calls.clear()
+        cropped(data, BOXES[1])
+        taken += [kind] if calls else []
+    assert taken == ["4:4:4", "4:2:2", "4:2:0", "red, green, blue", "grey", "optimised", "turned"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of damaged metadata
+def test_damage_has_the_effect_that_it_has_in_pillow() -> None:
+    draws = np.random.default_rng(0)
+    jpegs = [data for data in files().values() if data.startswith(b"\xff\xd8")]
+    outcomes = []
+    for number in range(600):
+        data = bytearray(jpegs[number % len(jpegs)])
+        header = data.index(b"\xff\xda") + 16
+        for position in draws.integers(2, header if number % 2 else len(data) - 2, size=draws.integers(1, 4)):
+            data[position] = draws.integers(256)
+        if declared(data) not in ((83, 61), None):
+            continue
+        box = BOXES[number % len(BOXES)]
+        expected, found = pillows(bytes(data), box), ours(bytes(data), box)
+        assert (expected is None) == (found is None)
+        if expected is not None and found is not None:
+            assert np.array_equal(found, expected)
+        outcomes.append(found is None)
+    assert 50 < sum(outcomes) < len(outcomes) - 50
+
+
+def test_damage_to_a_table_after_other_damage_is_noticed() -> None:
+    data = bytearray(files()["4:4:4"])
+    table, scan = data.index(b"\xff\xc4"), data.index(b"\xff\xda")
+    data[table + 5] = 200  # more codes of one bit than there are
+    data[scan + 13] = 1  # decoders only warn of this
+    with pytest.raises(TCLError, match="the image cannot be read: "):
+        cropped(bytes(data), BOXES[0])
+
+
+def declared(data: bytearray) -> tuple[int, int] | None:
+    """Width and height that a file declares; None if it cannot be opened."""
+    try:
+        return image_size(bytes(data))
+    except TCLError:
+        return None
+
+
+def test_a_size_that_pillow_refuses_is_refused() -> None:
+    data = encoded(image(), "JPEG")
+    height = data.index(b"\xff\xc0") + 5
+    for side, message in ((65_500, "DecompressionBombError"), (0, "cannot identify")):
+        changed = data[:height] + 2 * side.to_bytes(2, "big") + data[height + 4 :]
+        with pytest.raises(TCLError, match=message):
+            image_size(changed)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
