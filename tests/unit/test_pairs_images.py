@@ -10,7 +10,8 @@ import simplejpeg
 import torch
 
 from tcl.errors import TCLError
-from tcl.pairs.images import Box, cropped, decoded, image_size, open_image, resized_crop, shortened_jpeg
+from tcl.pairs.images import Box, cropped, decoded, image_size, open_image, resized_crop
+from tcl.pairs.jpeg import shortened_jpeg
 from tcl.pairs.transforms import kept_generators, seed_generators, training_transform
 from tests.plain.pairs import augmentation
 
