@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-SMALL = 8 << 20
-"""Bytes up to which a tensor is kept all the same: a tenth of a small model's step would go into making them again."""
+SMALL = 512 << 10
+"""Bytes an image up to which a tensor is kept: the demo's model would spend a tenth of a step on making them again."""
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -21,6 +21,6 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def recomputed_if_large(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), `recomputed` where x, whose size its intermediate results have, is larger than `SMALL`."""
-    keep = not torch.is_grad_enabled() or x.nbytes <= SMALL
+    """function(x), x [B, ...]; `recomputed` where x, whose size its intermediate results have, is not `SMALL`."""
+    keep = not torch.is_grad_enabled() or x[0].nbytes <= SMALL
     return function(x) if keep else recomputed(function, x)
