@@ -246,7 +246,7 @@ class Ablations(Section):
     """What is run beyond the main table, by the names of files in conf/ablation.
 
     trained: variants of training, each once a seed, scored on the data sets. swept: lists of inference settings under
-    which the main model is scored. monitored: data sets on whose training splits it is scored too.
+    which the main model is scored. monitored: main models that are scored on the monitors' training splits too.
     """
 
     trained: tuple[str, ...]
@@ -330,9 +330,12 @@ class Config(Section):
         for name in self.train.sources or ():
             if name not in self.sources:
                 problems.append(f"train.sources: {name!r} is not among the sources {', '.join(self.sources)}")
-        for name in (*self.ablations.datasets, *self.ablations.monitored):
+        for name in self.ablations.datasets:
             if name not in self.datasets:
-                problems.append(f"ablations: {name!r} is not among the data sets")
+                problems.append(f"ablations.datasets: {name!r} is not among the data sets")
+        for name in self.ablations.monitored:
+            if name not in known:
+                problems.append(f"ablations.monitored: {name!r} is not among {sorted(known)}")
         return problems
 
 

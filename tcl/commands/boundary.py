@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,8 @@ FIRST_RANK_SPEAKS = 3.0
 @contextmanager
 def boundary(name: str) -> Iterator[None]:
     """Print what the user can mend without a traceback and exit with status 1; Ctrl-C exits with 130."""
+    gc.freeze()  # modules stay; looking through them for garbage again and again would take a second of each stage
+    gc.enable()
     try:
         yield
     except TCLError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tcl.errors import TCLError
 from tcl.mends import import_open_clip
-from tcl.model.recompute import recomputed
+from tcl.model.recompute import recomputed, recomputed_if_large
 
 # open_clip ships no types; these names say which of its modules is meant.
 Clip: TypeAlias = Any
@@ -137,7 +137,7 @@ def attention_block(block: Block, tokens: Tensor, first: int | None = None) -> T
     """An ordinary CLIP block for a gradient with respect to its tokens alone: [B, L, C] -> [B, L, C].
 
     With frozen weights and batches of tokens that want a gradient, torch's own attention multiplies each position by
-    the weights apart; here all positions are one product, and the MLP keeps one of its tensors instead of three.
+    the weights apart; here all positions are one product, and a large MLP keeps one of its tensors instead of three.
     first: only so many tokens from the start are wanted.
     """
     width, attention = tokens.shape[-1], block.attn
@@ -149,7 +149,7 @@ def attention_block(block: Block, tokens: Tensor, first: int | None = None) -> T
     attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
     tokens = tokens[:, :first] + attention.out_proj(attended)
     hidden = block.mlp.c_fc(block.ln_2(tokens))
-    return tokens + block.mlp.c_proj(recomputed(block.mlp.gelu, hidden))
+    return tokens + block.mlp.c_proj(recomputed_if_large(block.mlp.gelu, hidden))
 
 
 def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor] = attention_block) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl.model.clip import run_blocks, run_dense_blocks
-from tcl.model.recompute import recomputed
+from tcl.model.recompute import recomputed, recomputed_if_large
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -27,7 +27,7 @@ class GatedResidual(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + recomputed(self.update, x)
+        return x + recomputed_if_large(self.update, x)
 
     def update(self, x: Tensor) -> Tensor:
         """What is added to x; the gate, a number, is applied to the weights."""
@@ -56,7 +56,7 @@ class DecoderLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
-        return self.second(upsampled + recomputed(self.first_update, x))
+        return self.second(upsampled + recomputed_if_large(self.first_update, x))
 
     def first_update(self, x: Tensor) -> Tensor:
         """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
@@ -108,7 +108,7 @@ class Grounder(nn.Module):
         features = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         for level in self.levels:
             features = recomputed(level, features) if self.recompute else level(features)
-        return recomputed(self.project, features)
+        return recomputed_if_large(self.project, features)
 
     def project(self, features: Tensor) -> Tensor:
         """Per-pixel embeddings [B, D, h, w] of the decoder's result [B, C, h, w]."""

@@ -172,7 +172,8 @@ def ablation_tables(
     rows: dict[str, Row] = {}
     grouped: dict[str, list[Row]] = {}
     if chosen.trained and "tcl" not in chosen.trained:
-        monitors = reader.scored("tcl/{}", TCL, config.evaluate, keys=[k for k in MONITORS if chosen.monitored])
+        keys = MONITORS if "tcl" in chosen.monitored else ()
+        monitors = reader.scored("monitors/tcl/{}", TCL, config.evaluate, keys=keys)
         base = Row("TCL", "ours", base.source, {**base.cells, **{key: each.cell for key, each in monitors.items()}})
     for name in chosen.trained:
         ablation = read_ablation(name, folder)

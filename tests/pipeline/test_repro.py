@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcl.datasets.benchmark import DATASETS, KEYS
+from tcl.datasets.benchmark import KEYS, MONITORS, load
 
 from .checkout import TCL, environment, run
 
@@ -79,5 +79,22 @@ def test_a_stage_imports_only_what_it_uses(workspace: Path, stage: str, unused: 
 
 
 def test_an_ablation_more_is_that_variant_alone(finished: Path) -> None:
-    scores = {f"ablation_score@no_area-0-{dataset}" for dataset in DATASETS}
-    assert _changed(finished, "ablations.trained=[no_area]") == {"ablation@no_area-0", *scores, "report"}
+    changed = _changed(finished, "ablations.trained=[no_area]")
+    assert changed == {"ablation@no_area-0", "ablation_score@no_area-0", "report"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scored"),
+    [
+        ("tcl", ["monitors/tcl/context/t_context59", "monitors/tcl/voc/t_voc20"]),
+        ("tcl pamr", [f"sweeps/pamr/{load(key).dataset}/*/{key}" for key in (*KEYS, *MONITORS)]),
+    ],
+)
+def test_a_scoring_leaves_what_the_report_reads(workspace: Path, arguments: str, scored: list[str]) -> None:
+    before = set(workspace.glob("results/**/*.json"))
+    command = [sys.executable, "-m", "stages.launch", "score", *arguments.split()]
+    subprocess.run(command, cwd=workspace, env=environment(workspace), check=True, capture_output=True)
+    written = set(workspace.glob("results/**/*.json")) - before
+    expected = [set(workspace.glob(f"results/{place}.json")) for place in scored]
+    assert all(expected)
+    assert written == set().union(*expected)

@@ -1,6 +1,7 @@
 """What a machine may choose changes results by rounding alone; half precision stays near."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,31 @@ def assert_near(found: Any, expected: Any, tolerance: float) -> None:
 )
 def test_layouts_give_the_same(layout: Machine, shards: Path) -> None:
     assert_near(step(shards, layout), step(shards, Machine()), 1e-4)
+
+
+def kept_bytes(work: Callable[[], Any]) -> tuple[Any, int]:
+    """What `work` returns, and the bytes that autograd kept for it."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return work(), sum(kept.values())
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_what_is_large_is_made_again_to_the_bit(
+    micro_batch: int | None, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Machine(micro_batch=micro_batch)
+    small, all_of_it = kept_bytes(lambda: step(shards, layout))
+    monkeypatch.setattr("tcl.model.recompute.SMALL", 0)
+    large, some = kept_bytes(lambda: step(shards, layout))
+    assert large[0] == small[0]
+    assert all(torch.equal(gradient, small[1][name]) for name, gradient in large[1].items())
+    assert some < 0.8 * all_of_it
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])

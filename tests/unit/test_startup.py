@@ -41,3 +41,24 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 )
 def test_a_stage_imports_what_it_uses(stage: str, needed: set[str]) -> None:
     assert imported(f"import stages.{stage}") & HEAVY <= needed | {"pydantic"}
+
+
+def new_pages(prelude: str) -> int:
+    """Pages that the system gives a process which takes and frees eight blocks of 4 MiB twenty times."""
+    code = (
+        f"{prelude}\nfrom resource import RUSAGE_SELF, getrusage\nbefore = getrusage(RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20):\n    [bytes([n]) * (4 << 20) for n in range(8)]\n"
+        "print(getrusage(RUSAGE_SELF).ru_minflt - before)"
+    )
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def test_a_stage_keeps_the_memory_that_it_frees() -> None:
+    assert new_pages("import stages") < new_pages("import tcl") / 5
+
+
+def test_a_stage_does_not_look_for_garbage_among_its_imports() -> None:
+    imports = "import gc, stages\nfrom tcl.commands.boundary import boundary\nimporting = gc.isenabled()\n"
+    code = f"{imports}with boundary(''):\n    print(importing, gc.isenabled(), gc.get_freeze_count() > 1000)"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["False", "True", "True"]
