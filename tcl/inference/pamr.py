@@ -12,6 +12,9 @@ from torch import Tensor
 CLASSES = 64
 """Masks that are refined at once: few enough to stay in a processor's cache through the iterations."""
 
+PIXELS = 4096
+"""Pixels whose softmax is taken at once, so that it is not held a second time for all."""
+
 
 def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows and columns from a pixel to its eight neighbours at every dilation."""
@@ -22,11 +25,36 @@ def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
 @lru_cache(maxsize=16)
 def _neighbours(height: int, width: int, dilations: tuple[int, ...]) -> Tensor:
     """Flat indices of each pixel's neighbours, replicate padding: int32 [hw, 8 * dilations]."""
-    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
+    rows = torch.arange(height, dtype=torch.int32).view(-1, 1)
+    columns = torch.arange(width, dtype=torch.int32).view(1, -1)
     indices = [
         (rows + dy).clamp(0, height - 1) * width + (columns + dx).clamp(0, width - 1) for dy, dx in _offsets(dilations)
     ]
-    return torch.stack(indices, dim=-1).view(height * width, -1).int()
+    return torch.stack(indices, dim=-1).view(height * width, -1)
+
+
+def _differences(padded: Tensor, image: Tensor, dilation: int, out: Tensor) -> Tensor:
+    """What the 3 x 3 pixels around each one have more than itself: `out` [3, 3, 3, h, w], channel, row, column first.
+
+    padded: the image [3, h, w] with as many pixels on all sides as the largest dilation.
+    """
+    height, width = image.shape[1:]
+    edge = (padded.shape[1] - height) // 2 - dilation
+    inner = padded[:, edge : padded.shape[1] - edge, edge : padded.shape[2] - edge]
+    return torch.sub(inner.unfold(1, height, dilation).unfold(2, width, dilation), image[:, None, None], out=out)
+
+
+def _deviation(padded: Tensor, image: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """Unbiased standard deviation [3, h, w] over the 9-neighbourhoods of all dilations together, summed in float64."""
+    exact, centre, count = padded.double(), image.double(), 9 * len(dilations)
+    sums, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+    around = centre.new_empty(3, 3, *image.shape)
+    for dilation in dilations:
+        _differences(exact, centre, dilation, out=around)
+        sums += around.sum(dim=(1, 2))
+        squares += around.square_().sum(dim=(1, 2))
+    variance = (squares - sums.square() / count).clamp_(min=0) / (count - 1)
+    return variance.sqrt().to(image.dtype)
 
 
 def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
@@ -36,26 +64,17 @@ def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     the unbiased deviation over the 9-neighbourhoods of all dilations together (54 values for six dilations).
     """
     height, width = image.shape[1:]
-    reach = max(dilations)
-    padded = F.pad(image[None], (reach, reach, reach, reach), mode="replicate")[0]
-
-    def around(dilation: int) -> Tensor:
-        """The eight neighbours' values [8, 3, h, w]."""
-        corners = [(reach + dy, reach + dx) for dy, dx in _offsets((dilation,))]
-        return torch.stack([padded[:, y : y + height, x : x + width] for y, x in corners])
-
-    count, centre = 9 * len(dilations), image.double()
-    sums, squares = torch.zeros_like(centre), torch.zeros_like(centre)
-    for dilation in dilations:
-        shifted = around(dilation).double().sub_(centre)
-        sums += shifted.sum(dim=0)
-        squares += shifted.square_().sum(dim=0)
-    variance = (squares - sums.square() / count).clamp_(min=0) / (count - 1)
-    scale = 1e-8 + 0.1 * variance.sqrt().to(image.dtype)
+    padded = F.pad(image[None], (max(dilations),) * 4, mode="replicate")[0]
+    scale = 1e-8 + 0.1 * _deviation(padded, image, dilations)
     similarity = image.new_empty(height * width, 8 * len(dilations))
+    around = image.new_empty(3, 3, *image.shape)
     for dilation, part in zip(dilations, similarity.split(8, dim=1), strict=True):
-        part.copy_(around(dilation).sub_(image).abs_().neg_().div_(scale).mean(dim=1).flatten(1).T)
-    return similarity.softmax(dim=-1)
+        _differences(padded, image, dilation, out=around)
+        means = around.abs_().neg_().div_(scale[:, None, None]).mean(dim=0).view(9, -1).T
+        part[:, :4], part[:, 4:] = means[:, :4], means[:, 5:]  # without the pixel itself
+    for rows in similarity.split(PIXELS):
+        rows.copy_(rows.softmax(dim=-1))
+    return similarity
 
 
 def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
@@ -75,8 +94,10 @@ def iterate(matrix: Tensor, masks: Tensor, iterations: int) -> Tensor:
     starts = list(range(CLASSES, len(masks) - CLASSES + 1, CLASSES))  # a short rest goes with the last ones
     for part, target in zip(masks.tensor_split(starts), refined.tensor_split(starts), strict=True):
         state = part.flatten(1).T.contiguous()
+        after = torch.zeros_like(state)
         for _ in range(iterations):
-            state = matrix @ state
+            torch.addmm(after, matrix, state, beta=0, out=after)
+            state, after = after, state
         target.copy_(state.T.view(part.shape))
     return refined
 

@@ -13,7 +13,11 @@ from .pamr import pamr as plain_pamr
 @pytest.mark.parametrize("neighbours", [by_convolutions, by_slices])
 @pytest.mark.parametrize(
     ("images", "masks", "dilations"),
-    [((2, 3, 40, 56), (2, 5, 20, 28), (1, 2, 4)), ((1, 3, 112, 112), (1, 3, 28, 28), (1, 2, 4, 8, 12, 24))],
+    [
+        ((2, 3, 40, 56), (2, 5, 20, 28), (1, 2, 4)),
+        ((1, 3, 112, 112), (1, 3, 28, 28), (1, 2, 4, 8, 12, 24)),
+        ((1, 3, 72, 80), (1, 130, 72, 80), (1, 3)),  # more pixels and masks than are taken at once
+    ],
 )
 def test_pamr(
     images: tuple[int, ...], masks: tuple[int, ...], dilations: tuple[int, ...], neighbours: Neighbours
