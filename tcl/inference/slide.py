@@ -12,8 +12,8 @@ from torch import Tensor
 from tcl.inference.masks import SegmentationModel, WindowMasks, resize
 from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings
 
-WINDOWS, MASKS = 4, 32
-"""Windows that go through the towers at once, and masks that are resized at once."""
+WINDOWS, PIXELS, MASKS = 4, 448 * 448, 32
+"""Windows that go through the towers at once, fewer if they had more pixels; and masks that are resized at once."""
 
 
 def model_input(image: NDArray[np.uint8], settings: InferenceSettings) -> Tensor:
@@ -69,7 +69,8 @@ class SlidingMasks:
         self.corners = [(y, x) for y in rows for x in columns]
         maskclip = any(each.kp_w > 0 for each in settings)
         windows = torch.cat([image[:, :, y : y + self.side, x : x + self.side] for y, x in self.corners])
-        self.windows = [WindowMasks(model, part, embeddings, maskclip=maskclip) for part in windows.split(WINDOWS)]
+        parts = windows.split(max(min(WINDOWS, PIXELS // self.side**2), 1))
+        self.windows = [WindowMasks(model, part, embeddings, maskclip=maskclip) for part in parts]
 
     @torch.no_grad()
     def under(self, settings: InferenceSettings) -> Tensor:

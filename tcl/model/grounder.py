@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from tcl.model.clip import run_blocks, run_dense_blocks
 from tcl.model.recompute import recomputed
 
+KERNEL, CHANNELS = 1 << 19, 32
+"""Numbers of a transposed kernel that a processor holds at once where no gradient is wanted, in whole groups of output
+channels: they stay in its cache.
+"""
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w], eps 1e-5."""
@@ -31,7 +36,8 @@ class GatedResidual(nn.Module):
 
     def update(self, x: Tensor) -> Tensor:
         """What is added to x; the gate, a number, is applied to the weights."""
-        return F.conv2d(self.activation(x), *self.gated_weights(), padding=1)
+        weight, bias = self.gated_weights()  # first, so that the activation's leftovers have room for the result
+        return F.conv2d(self.activation(x), weight, bias, padding=1)
 
     def activation(self, x: Tensor) -> Tensor:
         """What the convolution is given."""
@@ -55,8 +61,19 @@ class DecoderLevel(nn.Module):
         self.second = GatedResidual(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.enlarged(x))
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        """What the first block makes of the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
         upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
-        return self.second(upsampled + recomputed(self.first_update, x))
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_exporting():
+            return upsampled + recomputed(self.first_update, x)
+        activation, gate = self.first.activation(x), torch.tanh(self.first.gate)
+        at_once = max(KERNEL // (16 * x.shape[1] * CHANNELS), 1) * CHANNELS
+        weights, biases = (each.split(at_once) for each in self.first.conv.parameters())
+        for target, weight, bias in zip(upsampled.split(at_once, dim=1), weights, biases, strict=True):
+            target += upsampled_conv3x3(activation, gate * weight, gate * bias)
+        return upsampled
 
     def first_update(self, x: Tensor) -> Tensor:
         """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""

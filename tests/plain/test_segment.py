@@ -58,6 +58,19 @@ def test_label_maps(model: TCLSegmenter, background: bool) -> None:
     assert (found == expected.numpy()).mean() > 0.999
 
 
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("channels", [32, 272])
+def test_decoder_level(channels: int, learning: bool) -> None:
+    """The larger one's kernel is made in parts where no gradient is wanted."""
+    torch.manual_seed(4)
+    level = DecoderLevel(channels)
+    level.first.gate.data.fill_(0.5)
+    level.second.gate.data.fill_(-0.7)
+    x = torch.randn(2, channels, 5, 7)
+    with torch.set_grad_enabled(learning):
+        assert_close(level(x), plain.decoder_level(level, x), rtol=0, atol=1e-5)
+
+
 def test_bfloat16_is_near(model: TCLSegmenter) -> None:
     windows = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     exact = model.window_features(windows, maskclip=True)
