@@ -11,8 +11,9 @@ from tcl.inference.prompts import class_embeddings, prompt_templates
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import model_input
 from tcl.model.build import build_grounder
-from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.clip import ClipSizes, build_clip, encode_text
 from tcl.model.grounder import DecoderLevel
+from tcl.model.tokenizer import tokenize
 
 from . import segment as plain
 from .texts import class_embeddings as plain_embeddings
@@ -37,6 +38,15 @@ def model() -> TCLSegmenter:
 def test_class_embeddings(model: TCLSegmenter) -> None:
     expected = plain_embeddings(model.clip, NAMES, prompt_templates("custom"), batch=20)
     assert_close(class_embeddings(model.clip, NAMES, "custom"), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_text_features_under_autocast(model: TCLSegmenter) -> None:
+    tokens = tokenize(NAMES, SIZES.context_length)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = encode_text(model.clip, tokens), model.clip.encode_text(tokens)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert float((found - expected).norm() / expected.norm()) < 0.01
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.but(pamr=False), SETTINGS.but(kp_w=0.0)])
