@@ -16,7 +16,7 @@ import benchmarks.cases
 from benchmarks.measure import DEVICE, Measured, Speed, measure
 from benchmarks.results import HEAD, header, machine, read, row, save
 
-BUDGET = {False: 5.0, True: 40.0}
+BUDGET = {False: 4.0, True: 40.0}
 """Seconds after which a case gets no further pair, without and with --full."""
 
 AREAS = [module.name for module in pkgutil.iter_modules(benchmarks.cases.__path__)]

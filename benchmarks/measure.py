@@ -29,7 +29,8 @@ class Case:
     ours, plain: do the same work, the second as a good plain PyTorch program does it; None where there is nothing to
     compare with. If both give a tensor, the two are compared. flops: floating-point operations of ours, two a
     multiply-add. moved: bytes that ours must read and write at least. dtype: in which the operations are done.
-    line, count: cases of one line are drawn over their count, to show how the time grows with it.
+    line, count: cases of one line, "<what> by <what is counted>", are drawn over their count, to show how the time
+    grows with it. floor: the opponent does less and cannot be beaten; what ours adds to its time is told, and no ratio.
     """
 
     name: str
@@ -41,15 +42,17 @@ class Case:
     dtype: torch.dtype = torch.float32
     line: str | None = None
     count: int | None = None
+    floor: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
     """One row of the table.
 
-    seconds, plain_seconds: medians over the pairs. ratio: median of plain / ours over the pairs. memory, plain_memory:
-    the most bytes held beyond those held before. difference: the largest between the results, of integer ones the share
-    that differs. of_bound: the shortest time that the device's speed allows, as a share of ours; bound: what sets it.
+    seconds, plain_seconds: medians over the pairs. ratio: median of plain / ours over the pairs. added: median of
+    ours - plain in seconds, instead of the ratio where the opponent cannot be beaten. memory, plain_memory: the most
+    bytes held beyond those held before. difference: the largest between the results, of integer ones the share that
+    differs. of_bound: the shortest time that the device's speed allows, as a share of ours; bound: what sets it.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Measured:
     pairs: int
     line: str | None
     count: int | None
+    added: float | None = None
 
 
 class Speed:
@@ -116,18 +120,20 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
     plain: list[float] = []
     while len(own) < 25:
         spent = (time.perf_counter() - began) / budget
-        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 5):
+        if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 2):
             break
         own.append(timed(case.ours)[0])
         if case.plain is not None:
             plain.append(timed(case.plain)[0])
     seconds, bound = median(own), speed.bound(case)
+    pairs = list(zip(own, plain, strict=True)) if plain else []
+    beatable, floor = ([], pairs) if case.floor else (pairs, [])
     return Measured(
         name=case.name,
         size=case.size,
         seconds=seconds,
         plain_seconds=median(plain) if plain else None,
-        ratio=median(theirs / ours for ours, theirs in zip(own, plain, strict=True)) if plain else None,
+        ratio=median(theirs / ours for ours, theirs in beatable) if beatable else None,
         memory=memory,
         plain_memory=plain_memory,
         difference=difference,
@@ -136,6 +142,7 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
         pairs=len(own),
         line=case.line,
         count=case.count,
+        added=median(ours - theirs for ours, theirs in floor) if floor else None,
     )
 
 

@@ -7,12 +7,17 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.measure import DEVICE, Measured, Speed
 from tcl.files import replacing, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOUR = "#3b6ea5"
 
 Rows = Mapping[tuple[str, str], Mapping[str, Any]]
 """Rows of a saved table by name and size."""
@@ -74,7 +79,7 @@ def row(each: Measured, saved: Mapping[str, Any] | None = None) -> str:
         each.size,
         duration(each.seconds),
         "" if each.plain_seconds is None else duration(each.plain_seconds),
-        "" if each.ratio is None else f"{each.ratio:.2f}" if each.ratio < 10 else f"{each.ratio:.0f}",
+        gain(each),
         size(each.memory),
         size(each.plain_memory),
         "" if each.difference is None else f"{each.difference:.0e}" if each.difference else "0",
@@ -82,6 +87,13 @@ def row(each: Measured, saved: Mapping[str, Any] | None = None) -> str:
         "" if before is None else f"{before['seconds'] / each.seconds:.2f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def gain(each: Measured) -> str:
+    """How many times as fast as the opponent; what is added to the time of one that cannot be beaten."""
+    if each.added is not None:
+        return f"{'-' if each.added < 0 else '+'}{duration(abs(each.added))}"
+    return "" if each.ratio is None else f"{each.ratio:.2f}" if each.ratio < 10 else f"{each.ratio:.0f}"
 
 
 def duration(seconds: float) -> str:
@@ -104,7 +116,7 @@ def save(path: Path, rows: Sequence[Measured], machine: Mapping[str, Any]) -> No
 
 
 def draw(path: Path, rows: Sequence[Measured]) -> None:
-    """Ratios as bars; under them each line's time over its count, and straight on through its last two points."""
+    """Ratios as bars; under them each line's time over its count."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,32 +129,46 @@ def draw(path: Path, rows: Sequence[Measured]) -> None:
             lines.setdefault(each.line, []).append(each)
     across = max(min(len(lines), 3), 1)
     down = -(-len(lines) // across)
-    figure = pyplot.figure(figsize=(11, 1 + 0.28 * len(compared) + 2.8 * down), layout="constrained")
-    grid = figure.add_gridspec(1 + down, across, height_ratios=[0.28 * len(compared) + 0.6] + [2.8] * down)
-
-    bars = figure.add_subplot(grid[0, :])
-    names = [f"{each.name}, {each.size}" for each in compared]
-    ratios = [each.ratio or 0.0 for each in compared]
-    drawn = bars.barh(range(len(ratios)), [ratio - 1 for ratio in ratios], left=1, color="#3b6ea5")
-    bars.bar_label(drawn, [f"{ratio:.3g}" for ratio in ratios], padding=3, fontsize=8)
-    bars.set_yticks(range(len(ratios)), names, fontsize=8)
-    bars.invert_yaxis()
-    bars.set_xscale("log")
-    bars.axvline(1, color="black", linewidth=0.8)
-    bars.set_title("times as fast as the plain reference", fontsize=10)
-
+    heights = [0.28 * len(compared) + 0.9, 2.6 * down]
+    figure = pyplot.figure(figsize=(11, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=heights)
+    draw_ratios(figure.add_subfigure(grid[0]).add_subplot(), compared)
+    growth = figure.add_subfigure(grid[1])
     for index, (name, points) in enumerate(lines.items()):
-        chart = figure.add_subplot(grid[1 + index // across, index % across])
-        counts, seconds = [float(each.count or 0) for each in points], [each.seconds for each in points]
-        chart.plot(counts, seconds, "o-", color="#3b6ea5")
-        if len(points) > 1:
-            slope = (seconds[-1] - seconds[-2]) / (counts[-1] - counts[-2])
-            ends = [0.0, counts[-1]]
-            chart.plot(ends, [seconds[-1] + slope * (end - counts[-1]) for end in ends], "--", color="gray", lw=0.8)
-        chart.set_ylim(bottom=0)
-        chart.set_xlim(left=0)
-        chart.set_title(name, fontsize=9)
-        chart.set_ylabel("seconds", fontsize=8)
-        chart.tick_params(labelsize=8)
+        draw_growth(growth.add_subplot(down, across, index + 1), name, points)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def draw_ratios(axes: Axes, rows: Sequence[Measured]) -> None:
+    """A bar a row from 1 to its ratio, on a logarithmic axis."""
+    ratios = [each.ratio or 0.0 for each in rows]
+    drawn = axes.barh(range(len(rows)), [ratio - 1 for ratio in ratios], left=1, color=COLOUR)
+    axes.bar_label(drawn, [gain(each) for each in rows], padding=3, fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{each.name}, {each.size}" for each in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    axes.minorticks_off()
+    axes.set_xlim(0.9 * min([1, *ratios]), 1.5 * max([1, *ratios]))
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_title("Times as fast as the plain reference (logarithmic)", fontsize=10)
+
+
+def draw_growth(axes: Axes, name: str, points: Sequence[Measured]) -> None:
+    """Seconds over the count, from 0 on, and straight on through the last two points."""
+    what, _, counted = name.partition(" by ")
+    counts, seconds = [float(each.count or 0) for each in points], [each.seconds for each in points]
+    axes.plot(counts, seconds, "o-", color=COLOUR, clip_on=False)
+    if len(points) > 1:
+        slope = (seconds[-1] - seconds[-2]) / (counts[-1] - counts[-2])
+        ends = [0.0, counts[-1]]
+        axes.plot(ends, [seconds[-1] + slope * (end - counts[-1]) for end in ends], "--", color="gray", lw=0.8)
+    axes.set_ylim(0, 1.08 * max(seconds))
+    axes.set_xlim(0, 1.04 * max(counts))
+    axes.locator_params(axis="x", integer=True)
+    axes.set_title(what, fontsize=9)
+    axes.set_xlabel(counted, fontsize=8)
+    axes.set_ylabel("seconds", fontsize=8)
+    axes.tick_params(labelsize=8)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ def cases(full: bool) -> Iterator[Case]:
     level = model.grounder.levels[0]
     assert isinstance(level, DecoderLevel)
     for side in (28, 56) if full else (28,):
-        x = torch.randn(batch, width, side, side, device=DEVICE)
+        x = torch.randn(batch, side**2, width, device=DEVICE).transpose(1, 2).unflatten(2, (side, side))
         yield Case(
             "decoder level",
             f"{batch} x {side} x {side} to {2 * side} x {2 * side}, {width} channels",
-            partial(level, x),
-            partial(decoder_level, level, x),
+            partial(frozen, level, x),
+            partial(frozen, decoder_level, level, x),
             flops=batch * 2 * (4 + 9) * width**2 * (2 * side) ** 2,
         )
 
@@ -38,8 +39,8 @@ def cases(full: bool) -> Iterator[Case]:
     yield Case(
         "block with identity attention",
         f"{batch} x {tokens.shape[1]} tokens",
-        partial(identity_attention_block, block, tokens),
-        partial(identity_attention, block, tokens),
+        partial(frozen, identity_attention_block, block, tokens),
+        partial(frozen, identity_attention, block, tokens),
         flops=20 * width**2 * tokens.shape[0] * tokens.shape[1],
     )
 
@@ -53,6 +54,12 @@ def cases(full: bool) -> Iterator[Case]:
             flops=batch * window_flops(side),
             dtype=torch.bfloat16,
         )
+
+
+@torch.no_grad()
+def frozen(part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """A part's result, as inference takes it."""
+    return part(*inputs)
 
 
 def features(model: SegmentationModel, images: Tensor) -> Tensor:

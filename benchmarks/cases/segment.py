@@ -26,7 +26,7 @@ WIDTH, HEIGHT, WINDOWS = 500, 375, 2
 
 
 def cases(full: bool) -> Iterator[Case]:
-    """An image of PASCAL VOC's usual size, which makes two windows of 448 x 448 pixels."""
+    """An image of PASCAL VOC's usual size, which makes two windows of 448 x 448 pixels; smaller ones for the growth."""
     settings = InferenceSettings()
     for classes, pamr in ((20, True), (171, True), (20, False))[: None if full else 2]:
         yield image_case(classes, settings.but(pamr=pamr))
@@ -37,8 +37,9 @@ def cases(full: bool) -> Iterator[Case]:
     image = picture(224, 224)
     for classes in (1, 60, 171):
         work = partial(segment, segmenter(), image, embeddings(classes), settings=small, background=False)
-        yield Case("one window of 224 x 224", f"{classes} classes", work, None, line="window by classes", count=classes)
-    for count in (1, 2, 4, 8):
+        size = f"{classes} classes"
+        yield Case("one window of 224 x 224", size, work, None, line="one window by classes", count=classes)
+    for count in (1, 2, 4, 8) if full else (1, 2, 4):
         windows = torch.randn(count, 3, 224, 224, device=DEVICE)
         yield Case(
             "towers and decoder",
@@ -46,7 +47,7 @@ def cases(full: bool) -> Iterator[Case]:
             partial(segmenter().window_features, windows, maskclip=True),
             None,
             flops=count * window_flops(224),
-            line="towers and decoder by batch",
+            line="towers and decoder by windows in a batch",
             count=count,
         )
     for count in (1, 2, 4):
@@ -55,7 +56,7 @@ def cases(full: bool) -> Iterator[Case]:
             f"{count} of 224 x 224, 20 classes",
             partial(several, [image] * count, embeddings(20), small),
             None,
-            line="images",
+            line="segmentation by images",
             count=count,
         )
 
@@ -104,7 +105,8 @@ def sweep(settings: InferenceSettings) -> Case:
         heads = [Head(settings.but(bg_thresh=(1 + index) / 20)) for index in range(thresholds)]
         evaluate_heads(segmenter(), benchmark, root, heads=heads)
 
-    return Case("ten thresholds, against one", "one image, 21 classes, PAMR", partial(score, 10), partial(score, 1))
+    size = "one image, 21 classes, PAMR"
+    return Case("ten thresholds, beside one", size, partial(score, 10), partial(score, 1), floor=True)
 
 
 def labels() -> Case:

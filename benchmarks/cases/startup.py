@@ -12,10 +12,11 @@ STAGES = ("download", "prepare", "report", "evaluate", "train")
 
 
 def cases(full: bool) -> Iterator[Case]:
-    """`tcl --help` beside a Python that does nothing, and the stages' imports."""
-    yield Case("start-up", "tcl --help", python("-m", "tcl.commands.main", "--help"), python("-c", "pass"))
-    for stage in STAGES:
-        yield Case("start-up", f"stage {stage}", python("-c", f"import stages.{stage}"), None)
+    """`tcl --help` and the stages' imports, beside a Python that does nothing."""
+    works = {"tcl --help": python("-m", "tcl.commands.main", "--help")}
+    works |= {f"stage {stage}": python("-c", f"import stages.{stage}") for stage in STAGES}
+    for size, work in works.items():
+        yield Case("start-up, beside an empty Python", size, work, python("-c", "pass"), floor=True)
 
 
 def python(*arguments: str) -> Callable[[], None]:

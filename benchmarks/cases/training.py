@@ -65,6 +65,6 @@ def case(model: TCL, batch: int, *, compared: bool) -> Case:
         ours,
         plain if compared else None,
         flops=batch * tcl_step(SIZES, global_batch=batch, decoder_only=False).total,
-        line="training step by batch",
+        line="training step by images in a batch",
         count=batch,
     )

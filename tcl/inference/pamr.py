@@ -93,7 +93,7 @@ def iterate(matrix: Tensor, masks: Tensor, iterations: int) -> Tensor:
     refined = torch.empty_like(masks)
     starts = list(range(CLASSES, len(masks) - CLASSES + 1, CLASSES))  # a short rest goes with the last ones
     for part, target in zip(masks.tensor_split(starts), refined.tensor_split(starts), strict=True):
-        state = part.flatten(1).T.contiguous()
+        state = part.flatten(1).T.clone(memory_format=torch.contiguous_format)  # written to, also of a single mask
         after = torch.zeros_like(state)
         for _ in range(iterations):
             torch.addmm(after, matrix, state, beta=0, out=after)

@@ -133,12 +133,12 @@ def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
     return tokens + block.mlp(block.ln_2(tokens))
 
 
-def attention_block(block: Block, tokens: Tensor, first: int | None = None) -> Tensor:
+def attention_block(block: Block, tokens: Tensor, first: int | None = None, mask: Tensor | None = None) -> Tensor:
     """An ordinary CLIP block for a gradient with respect to its tokens alone: [B, L, C] -> [B, L, C].
 
     With frozen weights and batches of tokens that want a gradient, torch's own attention multiplies each position by
     the weights apart; here all positions are one product, and a large MLP keeps one of its tensors instead of three.
-    first: only so many tokens from the start are wanted.
+    first: only so many tokens from the start are wanted. mask: added to the attention's logits, [L, L].
     """
     width, attention = tokens.shape[-1], block.attn
     weights, biases = attention.in_proj_weight, attention.in_proj_bias
@@ -146,7 +146,8 @@ def attention_block(block: Block, tokens: Tensor, first: int | None = None) -> T
     queries = F.linear(normed[:, :first], weights[:width], biases[:width])
     keys, values = F.linear(normed, weights[width:], biases[width:]).chunk(2, dim=-1)
     heads = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    queries, keys, values = heads
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
     tokens = tokens[:, :first] + attention.out_proj(attended)
     hidden = block.mlp.c_fc(block.ln_2(tokens))
     return tokens + block.mlp.c_proj(recomputed_if_large(block.mlp.gelu, hidden))
@@ -165,12 +166,12 @@ def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor
     return visual.ln_post(block(last, tokens, first=1)[:, 0]) @ visual.proj
 
 
-def run_blocks(blocks: Iterable[Block], tokens: Tensor) -> Tensor:
-    """Tokens [B, L, C] through ordinary blocks."""
+def run_blocks(blocks: Iterable[Block], tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Tokens [B, L, C] through ordinary blocks; mask: added to the attention's logits, [L, L]."""
     # Under autocast torch's own attention multiplies each position by a copy of the weights, unless these are trained.
     autocast = torch.is_autocast_enabled(tokens.device.type)
     for block in blocks:
-        tokens = attention_block(block, tokens) if autocast else block(tokens)
+        tokens = attention_block(block, tokens, mask=mask) if autocast else block(tokens, attn_mask=mask)
     return tokens
 
 
@@ -202,7 +203,7 @@ def encode_text(clip: Clip, tokens: Tensor) -> Tensor:
     ends = tokens.argmax(dim=-1)
     length = int(ends.max()) + 1
     states = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
-    states = clip.transformer(states, attn_mask=clip.attn_mask[:length, :length])
+    states = run_blocks(clip.transformer.resblocks, states, clip.attn_mask[:length, :length])
     return clip.ln_final(states[torch.arange(len(tokens), device=tokens.device), ends]) @ clip.text_projection
 
 

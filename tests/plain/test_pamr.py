@@ -16,6 +16,7 @@ from .pamr import pamr as plain_pamr
     [
         ((2, 3, 40, 56), (2, 5, 20, 28), (1, 2, 4)),
         ((1, 3, 112, 112), (1, 3, 28, 28), (1, 2, 4, 8, 12, 24)),
+        ((1, 3, 20, 28), (1, 1, 20, 28), (1, 2, 4)),
         ((1, 3, 72, 80), (1, 130, 72, 80), (1, 3)),  # more pixels and masks than are taken at once
     ],
 )
@@ -25,4 +26,6 @@ def test_pamr(
     generator = torch.Generator().manual_seed(0)
     picture, soft = torch.rand(images, generator=generator), torch.rand(masks, generator=generator)
     expected = plain_pamr(picture, soft, iterations=10, dilations=dilations, neighbours=neighbours)
+    given = soft.clone()
     assert_close(pamr(picture, soft, iterations=10, dilations=dilations), expected, rtol=0, atol=1e-5)
+    assert torch.equal(soft, given)

@@ -11,8 +11,9 @@ from tcl.inference.prompts import class_embeddings, prompt_templates
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import model_input
 from tcl.model.build import build_grounder
-from tcl.model.clip import ClipSizes, build_clip
+from tcl.model.clip import ClipSizes, build_clip, encode_text
 from tcl.model.grounder import DecoderLevel
+from tcl.model.tokenizer import tokenize
 
 from . import segment as plain
 from .texts import class_embeddings as plain_embeddings
@@ -39,6 +40,15 @@ def test_class_embeddings(model: TCLSegmenter) -> None:
     assert_close(class_embeddings(model.clip, NAMES, "custom"), expected, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_text_features_under_autocast(model: TCLSegmenter) -> None:
+    tokens = tokenize(NAMES, SIZES.context_length)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = encode_text(model.clip, tokens), model.clip.encode_text(tokens)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert float((found - expected).norm() / expected.norm()) < 0.01
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.but(pamr=False), SETTINGS.but(kp_w=0.0)])
 def test_soft_masks(model: TCLSegmenter, settings: InferenceSettings) -> None:
     embeddings = model.class_embeddings(NAMES)
@@ -56,6 +66,17 @@ def test_label_maps(model: TCLSegmenter, background: bool) -> None:
     expected = plain.segment(model, inputs, embeddings, SETTINGS, background=background, size=image.shape[:2])
     found = segment(model, image, embeddings, settings=SETTINGS, background=background)
     assert (found == expected.numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_decoder_level(learning: bool) -> None:
+    torch.manual_seed(4)
+    level = DecoderLevel(32)
+    level.first.gate.data.fill_(0.5)
+    level.second.gate.data.fill_(-0.7)
+    x = torch.randn(2, 32, 5, 7)
+    with torch.set_grad_enabled(learning):
+        assert_close(level(x), plain.decoder_level(level, x), rtol=0, atol=1e-5)
 
 
 def test_bfloat16_is_near(model: TCLSegmenter) -> None:

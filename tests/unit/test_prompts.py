@@ -67,7 +67,7 @@ def test_what_is_no_template_set(clip: Clip) -> None:
 
 def test_embeddings_are_computed_once(clip: Clip) -> None:
     runs = []
-    clip.transformer.register_forward_hook(lambda *_: runs.append(1))
+    clip.ln_final.register_forward_hook(lambda *_: runs.append(1))
     first = class_embeddings(clip, ["cat", "dog"], ["a {}."])
     expected = first.clone()
     first.zero_()
