@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from tcl.model.clip import run_blocks, run_dense_blocks
 from tcl.model.recompute import recomputed, recomputed_if_large
 
+CHANNELS, KERNEL = 32, 1 << 19
+"""A processor convolves for groups of so many output channels, as many at once as have so many numbers in their kernel:
+it then stays in the cache.
+"""
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w], eps 1e-5."""
@@ -55,8 +60,19 @@ class DecoderLevel(nn.Module):
         self.second = GatedResidual(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.enlarged(x))
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        """What the first block makes of the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
         upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
-        return self.second(upsampled + recomputed_if_large(self.first_update, x))
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_exporting():
+            return upsampled + recomputed_if_large(self.first_update, x)
+        activation = self.first.activation(x)
+        at_once = max(KERNEL // (16 * x.shape[1] * CHANNELS), 1) * CHANNELS
+        weights, biases = (each.split(at_once) for each in self.first.gated_weights())
+        for target, weight, bias in zip(upsampled.split(at_once, dim=1), weights, biases, strict=True):
+            target += upsampled_conv3x3(activation, weight, bias)
+        return upsampled
 
     def first_update(self, x: Tensor) -> Tensor:
         """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""

@@ -69,12 +69,14 @@ def test_label_maps(model: TCLSegmenter, background: bool) -> None:
 
 
 @pytest.mark.parametrize("learning", [False, True])
-def test_decoder_level(learning: bool) -> None:
+@pytest.mark.parametrize("channels", [32, 272])
+def test_decoder_level(channels: int, learning: bool) -> None:
+    """The larger one's kernel is made in parts where no gradient is wanted."""
     torch.manual_seed(4)
-    level = DecoderLevel(32)
+    level = DecoderLevel(channels)
     level.first.gate.data.fill_(0.5)
     level.second.gate.data.fill_(-0.7)
-    x = torch.randn(2, 32, 5, 7)
+    x = torch.randn(2, channels, 5, 7)
     with torch.set_grad_enabled(learning):
         assert_close(level(x), plain.decoder_level(level, x), rtol=0, atol=1e-5)
 
