@@ -22,5 +22,5 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 def recomputed_if_large(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), x [B, ...]; `recomputed` where x, whose size its intermediate results have, is not `SMALL`."""
-    keep = not torch.is_grad_enabled() or x[0].nbytes <= SMALL
+    keep = not torch.is_grad_enabled() or x[0].numel() * x.element_size() <= SMALL
     return function(x) if keep else recomputed(function, x)
