@@ -10,7 +10,7 @@ import pytest
 
 from .workplace import finish, make, ranks_of, saved_steps, start
 
-LAST_STEP, KILLS = 399, 20
+LAST_STEP, KILLS = 999, 20
 
 
 def kill(process: subprocess.Popen[str], chance: random.Random) -> list[psutil.Process]:
@@ -35,12 +35,11 @@ def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
     for number in range(KILLS):
         before = saved_steps(killed)
         process = start(killed, TCL_WORKERS=str(number % 2))
-        if number % 4:  # after some progress; else anywhere, the start included
-            while process.poll() is None and saved_steps(killed) < before + 10:
-                time.sleep(0.02)
-            time.sleep(chance.uniform(0, 0.5))
-        else:
-            time.sleep(chance.uniform(0, 12))
+        # One in four is killed anywhere, the start included, the others after some progress.
+        deadline = time.monotonic() + (600 if number % 4 else chance.uniform(0, 12))
+        while process.poll() is None and saved_steps(killed) < before + 10 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
         assert process.poll() is None, process.communicate()[1][-3000:]
         tree = kill(process, chance)
         _, alive = psutil.wait_procs(tree, timeout=60)
