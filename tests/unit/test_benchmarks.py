@@ -38,14 +38,14 @@ def test_memory_is_the_peak_beyond_what_was_held() -> None:
     kept = torch.ones(4 << 20)
 
     def work() -> torch.Tensor:
-        for _ in range(3):
+        for _ in range(12):
             large = torch.ones(8 << 20)
         return large[:1].clone() + kept[0]
 
     memory, result = held(work)
     assert result == 2
     if memory is not None:  # a system that does not say
-        assert (32 << 20) * 0.9 < memory < (32 << 20) * 2.5
+        assert (32 << 20) * 0.9 < memory < (32 << 20) * 4
 
 
 def test_differences() -> None:
