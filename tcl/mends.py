@@ -6,9 +6,9 @@ torchvision's wheel from PyPI is built for CUDA. Beside a CPU build of torch its
 mmcv-lite is mmcv without its compiled half, which has no binary packages for current versions of torch. mmsegmentation
 imports `mmcv.ops` all the same, and that ends in "No module named 'mmcv._ext'".
 
-open_clip imports all of timm for towers that are not CLIP's own, and torchvision, which imports torch's compiler for
-one operator; mmsegmentation's data sets import `mmcv.ops` for a loss and albumentations for one augmentation. Together
-they take longer than all that is used.
+open_clip imports all of timm and, where it is installed, of transformers for towers that are not CLIP's own, and
+torchvision, which imports torch's compiler for one operator; mmsegmentation's data sets import `mmcv.ops` for a loss
+and albumentations for one augmentation. Together they take longer than all that is used.
 
 All functions do nothing where nothing is missing, may be called any number of times, and have to be called before the
 first import of the package in question. What is missing still fails, with a clear message, if it is ever called.
@@ -70,10 +70,14 @@ def mend_mmcv() -> None:
 
 
 def import_open_clip() -> None:
-    """Import open_clip without timm, which it treats as optional, and torchvision without torch's compiler."""
+    """Import open_clip without timm and transformers, which it treats as optional.
+
+    torchvision is imported without torch's compiler, before open_clip imports anything that might want one.
+    """
     mend_torchvision()
-    compiler = _standing_in("torch._dynamo.utils", "torchvision.ops was imported without torch._dynamo.utils.{}.")
-    with _standing_in("timm"), compiler:
+    with _standing_in("torch._dynamo.utils", "torchvision.ops was imported without torch._dynamo.utils.{}."):
+        importlib.import_module("torchvision")
+    with _standing_in("timm"), _standing_in("transformers"):
         importlib.import_module("open_clip")
 
 

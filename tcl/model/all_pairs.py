@@ -8,6 +8,7 @@ Shapes as in `tcl.model.losses`; b and n are the images and texts of one chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -141,8 +142,13 @@ def summarise(
     """The summaries of V [B, D, h, w] and all texts [N, D], with gradient to all but the texts.
 
     scale, bias: w and b of the soft mask. positives: which of the texts belong to the images, in their order.
-    hard_pooling: see `chunk_summaries`.
+    hard_pooling: see `chunk_summaries`. On a GPU with Triton the work is fused, unless V is float64, and `kernels` are
+    not used.
     """
+    if features.is_cuda and features.dtype != torch.float64 and find_spec("triton"):
+        from tcl.model.all_pairs_fused import FusedSummarise
+
+        return Summaries(*FusedSummarise.apply(features, texts, scale, bias, positives, hard_pooling))
     return Summaries(*_Summarise.apply(features, texts, scale, bias, positives, hard_pooling, kernels))
 
 

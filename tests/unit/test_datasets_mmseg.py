@@ -1,5 +1,6 @@
 """Reading benchmarks through mmsegmentation, and the mends that let it be imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,12 @@ assert mmcv.ops.__file__
 @pytest.mark.parametrize("code", [MENDED, LEAN], ids=["mends", "lean"])
 def test_imports_in_a_fresh_process(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_installed_transformers_is_left_alone(tmp_path: Path) -> None:
+    """It imports parts of torch's compiler, which open_clip's import once left behind unusable."""
+    (tmp_path / "transformers.py").write_text("import torch._inductor.config")
+    code = "import tcl.mends, sys\ntcl.mends.import_open_clip()\nassert 'transformers' not in sys.modules\n"
+    use = "import transformers, torch\nassert torch._inductor.config.cpp"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    subprocess.run([sys.executable, "-c", code + use], check=True, env=environment)
