@@ -20,6 +20,8 @@ BUDGET = {False: 4.0, True: 40.0}
 """Seconds after which a case gets no further pair, without and with --full."""
 
 AREAS = [module.name for module in pkgutil.iter_modules(benchmarks.cases.__path__)]
+ON_A_PROCESSOR = {"pairs", "startup"}
+"""Areas that no GPU has a part in."""
 
 
 def main() -> None:
@@ -33,7 +35,8 @@ def main() -> None:
     speed = Speed()
     print(header(machine(speed), saved), HEAD, sep="\n\n", flush=True)
     rows: list[Measured] = []
-    for area in given.only or AREAS:
+    here = [area for area in AREAS if DEVICE.type == "cpu" or area not in ON_A_PROCESSOR]
+    for area in given.only or here:
         for case in import_module(f"benchmarks.cases.{area}").cases(given.full):
             rows.append(measure(case, speed, budget=BUDGET[given.full]))
             print(row(rows[-1], saved), flush=True)

@@ -13,11 +13,16 @@ from statistics import median
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.gpu_time import GpuTime, gpu_time
 from tcl.training.meter import matrix_peak
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.backends.cudnn.allow_tf32 = False  # as in training and evaluation
+PRECISIONS = (torch.float32, torch.bfloat16) if DEVICE.type == "cuda" else (torch.float32,)
+"""In which the same cases are measured."""
 
 Work = Callable[[], Any]
 
@@ -52,7 +57,8 @@ class Measured:
     seconds, plain_seconds: medians over the pairs. ratio: median of plain / ours over the pairs. added: median of
     ours - plain in seconds, instead of the ratio where the opponent cannot be beaten. memory, plain_memory: the most
     bytes held beyond those held before. difference: the largest between the results, of integer ones the share that
-    differs. of_bound: the shortest time that the device's speed allows, as a share of ours; bound: what sets it.
+    differs. of_bound: the shortest time that the device's speed allows, as a share of ours; bound: what sets it. gpu:
+    what a GPU's time goes to.
     """
 
     name: str
@@ -69,10 +75,11 @@ class Measured:
     line: str | None
     count: int | None
     added: float | None = None
+    gpu: GpuTime | None = None
 
 
 class Speed:
-    """What this device reaches: FLOP/s in large matrix products by dtype, bytes/s in copying."""
+    """What this device reaches: FLOP/s in large matrix products or convolutions by dtype, bytes/s in copying."""
 
     def __init__(self) -> None:
         self.matrix: dict[torch.dtype, float] = {}
@@ -80,9 +87,9 @@ class Speed:
         self.flops(torch.float32)
 
     def flops(self, dtype: torch.dtype) -> float:
-        """FLOP/s in matrix products, the best of several tries."""
+        """FLOP/s in matrix products or convolutions, whichever are faster here, the best of several tries."""
         if dtype not in self.matrix:
-            self.matrix[dtype] = max(matrix_peak(DEVICE, dtype) for _ in range(5))
+            self.matrix[dtype] = max(peak(DEVICE, dtype) for _ in range(5) for peak in (matrix_peak, convolution_peak))
         return self.matrix[dtype]
 
     def bound(self, case: Case) -> tuple[float, str] | None:
@@ -93,6 +100,16 @@ class Speed:
         if case.moved is not None:
             times.append((case.moved / self.copy, "bytes"))
         return max(times, default=None)
+
+
+def convolution_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest of some convolutions of 768 channels, as the decoder has them."""
+    batch, channels, side = 64 if device.type == "cuda" else 2, 768, 28
+    images = torch.randn(batch, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+    work = torch.no_grad()(lambda: F.conv2d(images, kernel, padding=1))
+    durations = [timed(work)[0] for _ in range(5)]
+    return 2 * 9 * channels**2 * batch * side**2 / min(durations)
 
 
 def copy_rate(device: torch.device) -> float:
@@ -143,7 +160,24 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
         line=case.line,
         count=case.count,
         added=median(ours - theirs for ours, theirs in floor) if floor else None,
+        gpu=gpu_time(case.ours) if DEVICE.type == "cuda" else None,
     )
+
+
+def within(dtype: torch.dtype, work: Work) -> Work:
+    """The work under autocast, unless dtype is float32."""
+    half = dtype != torch.float32
+
+    def run() -> Any:
+        with torch.autocast(DEVICE.type, dtype if half else None, enabled=half):
+            return work()
+
+    return run
+
+
+def suffix(dtype: torch.dtype) -> str:
+    """What tells a case in half precision from the same in float32."""
+    return "" if dtype == torch.float32 else f", {str(dtype).removeprefix('torch.')}"
 
 
 def timed(work: Work) -> tuple[float, Any]:

@@ -60,8 +60,8 @@ def header(machine: Mapping[str, Any], saved: Mapping[str, Any] | None) -> str:
     """What the table was measured on, and what it is compared with."""
     products = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in machine["matrix_gflops"].items())
     text = (
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}. Matrix products reach "
-        f"{products}; copying reads and writes {machine['copy_gbytes']:.1f} GB/s."
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}. Matrix products or convolutions "
+        f"reach {products}; copying reads and writes {machine['copy_gbytes']:.1f} GB/s."
     )
     if saved is None:
         return text
@@ -109,10 +109,23 @@ def size(count: int | None) -> str:
 def save(path: Path, rows: Sequence[Measured], machine: Mapping[str, Any]) -> None:
     """Keep a table as JSON, Markdown and a picture, whose names differ in their suffix."""
     write_json(path, {"machine": machine, "cases": [asdict(each) for each in rows]})
-    lines = [header(machine, None), "", HEAD, *(row(each) for each in rows)]
+    lines = [header(machine, None), "", HEAD, *(row(each) for each in rows), *gpu_times(rows)]
     write_text(path.with_suffix(".md"), "\n".join(lines) + "\n")
     with replacing(path.with_suffix(".png")) as temporary:
         draw(temporary, rows)
+
+
+def gpu_times(rows: Sequence[Measured]) -> list[str]:
+    """A second table, of what a GPU's time goes to; nothing without a GPU."""
+    if all(each.gpu is None for each in rows):
+        return []
+    lines = ["", "| what | size | the GPU works | kernels | on |", "|---|---|---:|---:|---|"]
+    for each in rows:
+        if each.gpu is not None:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in each.gpu.shares.items() if share >= 0.03)
+            busy = min(each.gpu.busy / each.seconds, 1)
+            lines.append(f"| {each.name} | {each.size} | {busy:.0%} of the time | {each.gpu.kernels} | {shares} |")
+    return lines
 
 
 def draw(path: Path, rows: Sequence[Measured]) -> None:

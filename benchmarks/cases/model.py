@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, Case
+from benchmarks.measure import DEVICE, PRECISIONS, Case, suffix, within
 from benchmarks.random_model import SIZES, segmenter
 from tcl.inference.masks import InBfloat16, SegmentationModel
 from tcl.model import flops
@@ -24,25 +25,28 @@ def cases(full: bool) -> Iterator[Case]:
     torch.manual_seed(0)
     level = model.grounder.levels[0]
     assert isinstance(level, DecoderLevel)
-    for side in (28, 56) if full else (28,):
+    for dtype, side in product(PRECISIONS, (28, 56) if full else (28,)):
         x = torch.randn(batch, side**2, width, device=DEVICE).transpose(1, 2).unflatten(2, (side, side))
         yield Case(
             "decoder level",
-            f"{batch} x {side} x {side} to {2 * side} x {2 * side}, {width} channels",
-            partial(frozen, level, x),
-            partial(frozen, decoder_level, level, x),
+            f"{batch} x {side} x {side} to {2 * side} x {2 * side}, {width} channels{suffix(dtype)}",
+            within(dtype, partial(frozen, level, x)),
+            within(dtype, partial(frozen, decoder_level, level, x)),
             flops=batch * 2 * (4 + 9) * width**2 * (2 * side) ** 2,
+            dtype=dtype,
         )
 
     tokens = torch.randn(batch, 1 + 28 * 28, width, device=DEVICE)
     block = model.clip.visual.transformer.resblocks[-1]
-    yield Case(
-        "block with identity attention",
-        f"{batch} x {tokens.shape[1]} tokens",
-        partial(frozen, identity_attention_block, block, tokens),
-        partial(frozen, identity_attention, block, tokens),
-        flops=20 * width**2 * tokens.shape[0] * tokens.shape[1],
-    )
+    for dtype in PRECISIONS:
+        yield Case(
+            "block with identity attention",
+            f"{batch} x {tokens.shape[1]} tokens{suffix(dtype)}",
+            within(dtype, partial(frozen, identity_attention_block, block, tokens)),
+            within(dtype, partial(frozen, identity_attention, block, tokens)),
+            flops=20 * width**2 * tokens.shape[0] * tokens.shape[1],
+            dtype=dtype,
+        )
 
     for side in (448,) if full else (224,):
         images = torch.randn(batch, 3, side, side, device=DEVICE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.model import window_flops
-from benchmarks.measure import DEVICE, Case
+from benchmarks.measure import DEVICE, PRECISIONS, Case, suffix
 from benchmarks.random_model import embeddings, picture, segmenter
 from tcl.datasets import benchmark as benchmarks
 from tcl.inference.evaluate import Head, evaluate_heads, segment
+from tcl.inference.masks import InBfloat16
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import PixelLogits, model_input
 from tests.plain import segment as plain
@@ -28,8 +30,8 @@ WIDTH, HEIGHT, WINDOWS = 500, 375, 2
 def cases(full: bool) -> Iterator[Case]:
     """An image of PASCAL VOC's usual size, which makes two windows of 448 x 448 pixels; smaller ones for the growth."""
     settings = InferenceSettings()
-    for classes, pamr in ((20, True), (171, True), (20, False))[: None if full else 2]:
-        yield image_case(classes, settings.but(pamr=pamr))
+    for dtype, (classes, pamr) in product(PRECISIONS, ((20, True), (171, True), (20, False))[: None if full else 2]):
+        yield image_case(classes, settings.but(pamr=pamr), dtype)
     yield sweep(settings)
     yield labels()
 
@@ -61,23 +63,27 @@ def cases(full: bool) -> Iterator[Case]:
         )
 
 
-def image_case(classes: int, settings: InferenceSettings) -> Case:
-    """One image against the plain program."""
+def image_case(classes: int, settings: InferenceSettings, dtype: torch.dtype) -> Case:
+    """One image against the plain program; in bfloat16, both do towers and decoder in it."""
     model, image, words = segmenter(), picture(WIDTH, HEIGHT), embeddings(classes)
+    half = dtype == torch.bfloat16
+    own = InBfloat16(model) if half else model
 
     def ours() -> Tensor:
-        return torch.from_numpy(segment(model, image, words, settings=settings, background=False))
+        return torch.from_numpy(segment(own, image, words, settings=settings, background=False))
 
     def theirs() -> Tensor:
         inputs = model_input(image, settings).to(DEVICE)
-        return plain.segment(model, inputs, words, settings, background=False, size=(HEIGHT, WIDTH)).cpu()
+        size = (HEIGHT, WIDTH)
+        return plain.segment(model, inputs, words, settings, background=False, size=size, half=half).cpu()
 
     return Case(
         "one image",
-        f"{WIDTH} x {HEIGHT}, {classes} classes, {'PAMR' if settings.pamr else 'no PAMR'}",
+        f"{WIDTH} x {HEIGHT}, {classes} classes, {'PAMR' if settings.pamr else 'no PAMR'}{suffix(dtype)}",
         ours,
         theirs,
         flops=WINDOWS * window_flops(448),
+        dtype=dtype,
     )
 
 

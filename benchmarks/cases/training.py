@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import DEVICE, Case
+from benchmarks.measure import DEVICE, PRECISIONS, Case, suffix
 from tcl.model.build import TCLSizes, build_tcl
 from tcl.model.clip import ClipSizes, build_clip
 from tcl.model.flops import tcl_step
@@ -19,6 +20,7 @@ from tcl.training.tasks import TCLTask
 from tests.plain.training_step import losses as plain_losses
 
 SIZES = TCLSizes(ClipSizes())
+BATCHES = {"cpu": (2, 4, 8, 16), "cuda": (16, 32, 64, 128)}
 GATE = 0.1
 """Of the decoder's residual blocks; at its start of 0 they would have nothing to do."""
 
@@ -31,11 +33,12 @@ def cases(full: bool) -> Iterator[Case]:
         if isinstance(block, GatedResidual):
             nn.init.constant_(block.gate, GATE)
     model.to(DEVICE)
-    for batch in (2, 4, 8, 16) if full else (2, 4, 8):
-        yield case(model, batch, compared=batch >= 8)
+    batches = BATCHES[DEVICE.type] if full else BATCHES[DEVICE.type][:3]
+    for dtype, batch in product(PRECISIONS, batches):
+        yield case(model, batch, dtype, compared=batch >= batches[2])
 
 
-def case(model: TCL, batch: int, *, compared: bool) -> Case:
+def case(model: TCL, batch: int, dtype: torch.dtype, *, compared: bool) -> Case:
     """Random images, and captions of 10 to 25 tokens."""
     side, context = SIZES.clip.image_size, SIZES.clip.context_length
     images = torch.randn(batch, 3, side, side, device=DEVICE)
@@ -46,7 +49,7 @@ def case(model: TCL, batch: int, *, compared: bool) -> Case:
     noise = torch.rand(batch, batch, *model.mask_grid(images), device=DEVICE)
     pairs = {"images": images, "tokens": tokens, "noise": noise.diagonal().permute(2, 0, 1).contiguous()}
     task = TCLTask(model, decoder_only_steps=0, global_batch=batch, ranks=Ranks(device=DEVICE))
-    precision = Precision("float32", DEVICE)
+    precision = Precision(str(dtype).removeprefix("torch."), DEVICE)
     task.begin(0)
 
     def ours() -> Tensor:
@@ -55,16 +58,18 @@ def case(model: TCL, batch: int, *, compared: bool) -> Case:
 
     def plain() -> Tensor:
         model.zero_grad(set_to_none=True)
-        total = plain_losses(model, images, tokens, noise)["total"]
+        with precision.autocast():
+            total = plain_losses(model, images, tokens, noise)["total"]
         total.backward()
         return total.detach()
 
     return Case(
         "training step",
-        f"batch {batch}",
+        f"batch {batch}{suffix(dtype)}",
         ours,
         plain if compared else None,
         flops=batch * tcl_step(SIZES, global_batch=batch, decoder_only=False).total,
-        line="training step by images in a batch",
+        dtype=dtype,
+        line=f"training step{suffix(dtype)} by images in a batch",
         count=batch,
     )

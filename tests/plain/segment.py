@@ -50,24 +50,35 @@ def grounder(grounder: Grounder, tokens: Tensor, grid: tuple[int, int]) -> Tenso
 
 
 @torch.no_grad()
-def soft_masks(model: TCLSegmenter, image: Tensor, embeddings: Tensor, settings: InferenceSettings) -> Tensor:
-    """Soft masks [1, N, H, W] of one window [1, 3, H, W]; the model has one copied block."""
-    visual = model.clip.visual
+def soft_masks(
+    model: TCLSegmenter, image: Tensor, embeddings: Tensor, settings: InferenceSettings, half: bool = False
+) -> Tensor:
+    """Soft masks [1, N, H, W] of one window [1, 3, H, W]; the model has one copied block.
+
+    half: towers and decoder run in bfloat16.
+    """
     padded, inside = pad_to_multiple(image, model.patch_size)
-    grid = patch_grid(visual, padded)
-    tokens = embed_patches(visual, padded)
-    for block in model.trunk:
-        tokens = block(tokens)
-    features = grounder(model.grounder, tokens, grid)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
+        features, own = (maps.float() for maps in window_features(model, padded))
     masks = torch.sigmoid(model.mask_scale * cosines(features, embeddings) + model.mask_bias)
     if settings.pamr:
         masks = pamr(padded, masks, iterations=settings.pamr_iterations, dilations=settings.pamr_dilations)
     if settings.kp_w:
-        own = dense_embeddings(visual, identity_attention(visual.transformer.resblocks[-1], tokens), grid)
         prior = torch.sigmoid(10 * (cosines(own, embeddings) - 0.25))
         prior = F.interpolate(prior, size=masks.shape[2:], mode="bilinear")
         masks = settings.kp_w * prior + (1 - settings.kp_w) * masks
     return F.interpolate(masks, size=padded.shape[2:], mode="bilinear")[inside]
+
+
+def window_features(model: TCLSegmenter, images: Tensor) -> tuple[Tensor, Tensor]:
+    """V [B, D, h, w] and MaskCLIP's own map [B, D, gh, gw]."""
+    visual = model.clip.visual
+    grid = patch_grid(visual, images)
+    tokens = embed_patches(visual, images)
+    for block in model.trunk:
+        tokens = block(tokens)
+    last = identity_attention(visual.transformer.resblocks[-1], tokens)
+    return grounder(model.grounder, tokens, grid), dense_embeddings(visual, last, grid)
 
 
 def cosines(features: Tensor, embeddings: Tensor) -> Tensor:
@@ -84,14 +95,16 @@ def segment(
     *,
     background: bool,
     size: tuple[int, int],
+    half: bool = False,
 ) -> Tensor:
-    """Channel indices [*size] of a normalised image [1, 3, H, W], resized from one of `size`."""
+    """Channel indices [*size] of a normalised image [1, 3, H, W], resized from one of `size`; half: in `soft_masks`."""
     height, width = image.shape[2:]
     side, channels = settings.window, len(embeddings) + background
     logits, visits = image.new_zeros(1, channels, height, width), image.new_zeros(1, 1, height, width)
     for top in window_starts(height, side, settings.stride):
         for left in window_starts(width, side, settings.stride):
-            masks = soft_masks(model, image[:, :, top : top + side, left : left + side], embeddings, settings)
+            window = image[:, :, top : top + side, left : left + side]
+            masks = soft_masks(model, window, embeddings, settings, half)
             if background:
                 constant = torch.full_like(masks[:, :1], settings.background_threshold)
                 masks = torch.cat([constant, masks], dim=1)
