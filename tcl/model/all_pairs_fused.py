@@ -20,10 +20,10 @@ from tcl.model.losses import EPS, normalise
 CHUNK = 1 << 25
 """Mask cells of one chunk: 64 MB in bfloat16. Three such maps exist at a time."""
 
-ROW, CELLS, VECTORS = 1024, 128, 4
+ROW, CELLS, VECTORS = 256, 256, 4
 """Cells that one program takes at once: of a mask, of masks for their gradient, of V."""
 
-SEGMENTS = 4
+SEGMENTS = 16
 """Parts of the texts whose gradients are summed apart, for enough programs to fill a GPU."""
 
 
