@@ -69,7 +69,7 @@ def image_case(classes: int, settings: InferenceSettings) -> Case:
         return torch.from_numpy(segment(model, image, words, settings=settings, background=False))
 
     def theirs() -> Tensor:
-        inputs = model_input(image, settings).to(DEVICE)
+        inputs = model_input(image, settings, DEVICE)
         return plain.segment(model, inputs, words, settings, background=False, size=(HEIGHT, WIDTH)).cpu()
 
     return Case(
