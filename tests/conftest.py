@@ -19,6 +19,17 @@ BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-c
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
+@pytest.fixture(scope="session", params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> Any:
+    """Each device that there is, in float32 where torch would convolve in TF32."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TCL trained on the demo world, as `dvc repro` leaves it in weights/, less what tests/cut_checkpoint.py cuts."""

@@ -73,7 +73,7 @@ def image_case(classes: int, settings: InferenceSettings, dtype: torch.dtype) ->
         return torch.from_numpy(segment(own, image, words, settings=settings, background=False))
 
     def theirs() -> Tensor:
-        inputs = model_input(image, settings).to(DEVICE)
+        inputs = model_input(image, settings, DEVICE)
         size = (HEIGHT, WIDTH)
         return plain.segment(model, inputs, words, settings, background=False, size=size, half=half).cpu()
 

@@ -77,7 +77,7 @@ def segment(
     background: bool,
 ) -> NDArray[np.int64]:
     """Channel indices [H, W] of an image, uint8 BGR [H, W, 3]; channel 0 is the background if there is one."""
-    inputs = model_input(image, settings).to(embeddings.device)
+    inputs = model_input(image, settings, embeddings.device)
     logits = sliding_logits(model, inputs, embeddings, settings=settings, background=background)
     return label_map(logits, (image.shape[0], image.shape[1]))
 
@@ -144,7 +144,7 @@ def _logits(
     size = (loaded.labels.shape[0], loaded.labels.shape[1])
     for _, alike in _grouped(tallies, lambda tally: tally.head.view):
         settings = [tally.head.settings for tally in alike]
-        sliding = SlidingMasks(model, model_input(loaded.image, settings[0]).to(device), embeddings, settings)
+        sliding = SlidingMasks(model, model_input(loaded.image, settings[0], device), embeddings, settings)
         ascending = sorted(alike, key=lambda tally: tally.head.settings.pamr_iterations)
         for shared, theirs in _grouped(ascending, lambda tally: tally.head.masks):
             masks = sliding.under(shared)

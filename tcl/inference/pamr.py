@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tcl.model.fused import is_fused
 
 CLASSES = 64
 """Masks that are refined at once: few enough to stay in a processor's cache through the iterations."""
@@ -109,6 +112,47 @@ def on_grid(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
+class Affinities(Protocol):
+    """How alike each pixel of B images is to its neighbours, fixed through the iterations."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def refine(self, masks: Tensor, iterations: int) -> Tensor:
+        """Masks [B, N, h, w], each replaced `iterations` times by its neighbours' weighted sum: [B, N, h, w].
+
+        Summed in the images' precision, float32 at least; the result has the masks' own.
+        """
+        ...
+
+
+class SparseAffinities:
+    """Affinities of images [B, 3, h, w] as sparse matrices, for any device."""
+
+    def __init__(self, images: Tensor, dilations: tuple[int, ...]) -> None:
+        self.matrices = [transition(image, dilations) for image in images]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(matrix.values().nbytes + matrix.col_indices().nbytes for matrix in self.matrices)
+
+    def refine(self, masks: Tensor, iterations: int) -> Tensor:
+        """As `Affinities.refine` says."""
+        pairs = zip(self.matrices, masks, strict=True)
+        return torch.stack([iterate(matrix, mask.to(matrix.dtype), iterations) for matrix, mask in pairs]).to(masks)
+
+
+@torch.no_grad()
+def affinities(images: Tensor, dilations: tuple[int, ...]) -> Affinities:
+    """Affinities of images [B, 3, h, w] of the mask grid's size: for fused kernels on a GPU, else sparse matrices."""
+    precise = images if images.dtype == torch.float64 else images.float()
+    if not is_fused(images.device):
+        return SparseAffinities(precise, dilations)
+    from tcl.inference.pamr_triton import FusedAffinities
+
+    return FusedAffinities(precise, dilations)
+
+
 @torch.no_grad()
 def pamr(
     images: Tensor,
@@ -121,5 +165,4 @@ def pamr(
 
     The images are resized to the mask grid (bilinear, align_corners True). Values stay within the range of the masks.
     """
-    pairs = zip(on_grid(images, (masks.shape[2], masks.shape[3])), masks, strict=True)
-    return torch.stack([iterate(transition(image, tuple(dilations)), mask, iterations) for image, mask in pairs])
+    return affinities(on_grid(images, (masks.shape[2], masks.shape[3])), tuple(dilations)).refine(masks, iterations)

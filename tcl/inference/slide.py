@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,20 +17,28 @@ WINDOWS, MASKS = 4, 32
 """Windows that go through the towers at once, and masks that are resized at once."""
 
 
-def model_input(image: NDArray[np.uint8], settings: InferenceSettings) -> Tensor:
-    """uint8 BGR [H, W, 3] as cv2 decodes it -> normalised RGB float32 [1, 3, H', W'].
+def model_input(image: NDArray[np.uint8], settings: InferenceSettings, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 BGR [H, W, 3] as cv2 decodes it -> normalised RGB float32 [1, 3, H', W'] on a device.
 
     Resized by s = min(long_side / long, short_side / short) to int(side * s + .5), bilinear on uint8; a side keeps at
-    least one pixel.
+    least one pixel. Bytes go to the device, which makes numbers of them.
     """
     import cv2
 
     height, width = image.shape[:2]
     scale = min(settings.long_side / max(height, width), settings.short_side / min(height, width))
     size = (max(int(width * scale + 0.5), 1), max(int(height * scale + 0.5), 1))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    rgb = torch.from_numpy(resized[:, :, ::-1].astype(np.float32))
-    return ((rgb - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1)[None].contiguous()
+    blue, green, red = cv2.split(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
+    pixels = torch.from_numpy(np.stack([red, green, blue])[None]).to(device)
+    mean, std = _statistics(pixels.device)
+    return pixels.float().sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of pixels, [3, 1, 1] each, kept on the device."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -119,7 +128,9 @@ class PixelLogits:
             front = resize(self.best.new_full((1, 1, *self._size), background), self._image_size)[0]
             chosen = torch.where(front[0] >= self.best, 0, 1 + chosen)
             close = close | ((front[0] - self.best).abs() <= NEAR)
-        chosen[close] = torch.cat([front[:, close], self.logits[:, close]]).softmax(dim=0).argmax(dim=0)
+        rows, columns = close.nonzero(as_tuple=True)  # found once, as the caller must wait for a GPU to find them
+        compared = torch.cat([front[:, rows, columns], self.logits[:, rows, columns]])
+        chosen[rows, columns] = compared.softmax(dim=0).argmax(dim=0)
         return chosen.cpu().numpy()
 
 

@@ -8,13 +8,13 @@ Shapes as in `tcl.model.losses`; b and n are the images and texts of one chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tcl.model.fused import is_fused
 from tcl.model.losses import EPS, cosines_of_pairs, grounded_embeddings, grounded_logits, similarity, total_variation
 
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 24}
@@ -142,10 +142,10 @@ def summarise(
     """The summaries of V [B, D, h, w] and all texts [N, D], with gradient to all but the texts.
 
     scale, bias: w and b of the soft mask. positives: which of the texts belong to the images, in their order.
-    hard_pooling: see `chunk_summaries`. On a GPU with Triton the work is fused, unless V is float64, and `kernels` are
+    hard_pooling: see `chunk_summaries`. Where kernels can be fused that is done, unless V is float64, and `kernels` are
     not used.
     """
-    if features.is_cuda and features.dtype != torch.float64 and find_spec("triton"):
+    if features.dtype != torch.float64 and is_fused(features.device):
         from tcl.model.all_pairs_fused import FusedSummarise
 
         return Summaries(*FusedSummarise.apply(features, texts, scale, bias, positives, hard_pooling))

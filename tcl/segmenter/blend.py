@@ -54,19 +54,28 @@ def ramp(start: int, length: int, whole: int, overlap: int) -> Tensor:
 
 
 def blend_windows(
-    masks: Iterable[tuple[Window, Tensor]], *, count: int, size: tuple[int, int], overlap: int, blend: Blend
+    masks: Iterable[tuple[Window, Tensor]],
+    *,
+    count: int,
+    size: tuple[int, int],
+    overlap: int,
+    blend: Blend,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Masks [count, h, w] of a picture from the masks [count, height, width] of its windows, one after the other."""
+    """Masks [count, h, w] of a picture from the masks [count, height, width] of its windows, one after the other.
+
+    The windows' masks are on the device; the result is in the processor's memory.
+    """
     height, width = size
-    total = torch.zeros(count, height, width)
-    weight = torch.zeros(height, width)
+    total = torch.zeros(count, height, width, device=device)
+    weight = torch.zeros(height, width, device=device)
     for window, part in masks:
-        share = torch.ones(window.height, window.width)
+        share = torch.ones(window.height, window.width, device=device)
         if blend == "feathered":
-            down = ramp(window.top, window.height, height, overlap)
-            across = ramp(window.left, window.width, width, overlap)
+            down = ramp(window.top, window.height, height, overlap).to(device)
+            across = ramp(window.left, window.width, width, overlap).to(device)
             share = down[:, None] * across
         place = (slice(window.top, window.top + window.height), slice(window.left, window.left + window.width))
-        total[:, place[0], place[1]] += part.cpu() * share
+        total[:, place[0], place[1]] += part * share
         weight[place] += share
-    return total / weight
+    return total.div_(weight).cpu()

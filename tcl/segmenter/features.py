@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tcl.inference.masks import TCLSegmenter, WindowFeatures, cosine_maps, knowledge_preserving_masks, resize
-from tcl.inference.pamr import iterate, on_grid, transition
+from tcl.inference.pamr import Affinities, affinities, on_grid
 from tcl.inference.settings import InferenceSettings
 from tcl.inference.slide import model_input
+from tcl.model.fused import is_fused
 from tcl.segmenter.blend import Blend, Window, blend_windows, window_grid
 from tcl.segmenter.source import Picture
 
@@ -57,10 +58,9 @@ class PictureFeatures:
     def __init__(self, model: TCLSegmenter, picture: Picture, settings: InferenceSettings) -> None:
         """Run the towers on a picture, one window at a time."""
         self.model, self.picture, self.settings = model, picture, settings
-        image = model_input(picture.pixels[:, :, ::-1], settings)
+        image = model_input(picture.pixels[:, :, ::-1], settings, model.mask_scale.device)
         self.size = (image.shape[2], image.shape[3])
         self.windows = window_grid(*self.size, settings)
-        image = image.to(model.mask_scale.device)
         self.features = [
             model.window_features(
                 image[:, :, w.top : w.top + w.height, w.left : w.left + w.width].contiguous(), maskclip=True
@@ -75,15 +75,14 @@ class PictureFeatures:
         held = self.picture.pixels.nbytes
         for each in self.features:
             held += sum(t.nbytes for t in (each.images, each.dense, each.maskclip) if t is not None)
-            held += each.dense[0, 0].numel() * degree * 8  # a float32 and an int32 for each neighbour
+            neighbours = each.dense[0, 0].numel() * degree
+            held += neighbours * (4 if is_fused(each.dense.device) else 8)  # a float32, and an int32 in sparse matrices
         return held
 
     @cached_property
-    def transitions(self) -> list[Tensor]:
-        """PAMR's affinity of each window, from its colours alone."""
-        return [
-            transition(on_grid(each.images, _grid(each))[0], self.settings.pamr_dilations) for each in self.features
-        ]
+    def affinities(self) -> list[Affinities]:
+        """PAMR's affinities of each window, from its colours alone."""
+        return [affinities(on_grid(each.images, _grid(each)), self.settings.pamr_dilations) for each in self.features]
 
     @torch.no_grad()
     def soft_masks(self, query: Query) -> Tensor:
@@ -94,13 +93,14 @@ class PictureFeatures:
             size=self.size,
             overlap=self.settings.window - self.settings.stride,
             blend=query.blend,
+            device=self.model.mask_scale.device,
         )
 
     def _window_masks(self, query: Query) -> Iterator[tuple[Window, Tensor]]:
         for index, (window, features) in enumerate(zip(self.windows, self.features, strict=True)):
             masks = self._tcl(features, query) if query.method == "tcl" else self._maskclip(features, query)
             if query.pamr:
-                masks = iterate(self.transitions[index], masks[0], self.settings.pamr_iterations)[None]
+                masks = self.affinities[index].refine(masks, self.settings.pamr_iterations)
             if query.method == "tcl" and query.kp_w:
                 masks = query.kp_w * self._maskclip(features, query) + (1 - query.kp_w) * masks
             padded = (features.images.shape[2], features.images.shape[3])

@@ -158,7 +158,7 @@ def test_soft_masks(
     assert_close(masks[:, :3].double(), theirs, rtol=0, atol=rounding)
 
 
-def test_pamr_in_double_precision(reference: Any) -> None:
+def test_pamr_in_double_precision(reference: Any, device: torch.device) -> None:
     expected = reference("pamr_float64")
-    refined = pamr(torch.from_numpy(expected["image"]).double(), torch.from_numpy(expected["mask"]).double())
-    assert_close(refined, torch.from_numpy(expected["out"]), rtol=0, atol=1e-12)
+    image, mask = (torch.from_numpy(expected[name]).to(device, torch.float64) for name in ("image", "mask"))
+    assert_close(pamr(image, mask).cpu(), torch.from_numpy(expected["out"]), rtol=0, atol=1e-12)

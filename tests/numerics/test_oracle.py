@@ -59,7 +59,7 @@ def test_identity_attention_is_attention_to_oneself_alone(weights: dict[str, Ten
     st.integers(1, 4),
     st.integers(0, 99),
 )
-def test_pamr(size: tuple[int, int], dilations: list[int], iterations: int, seed: int) -> None:
+def test_pamr(device: torch.device, size: tuple[int, int], dilations: list[int], iterations: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
     images[1, :, : size[0] // 2] = 0.25  # a flat part
@@ -70,8 +70,8 @@ def test_pamr(size: tuple[int, int], dilations: list[int], iterations: int, seed
             for image, mask in zip(images, masks, strict=True)
         ]
     )
-    refined = pamr(images, masks, iterations=iterations, dilations=tuple(dilations))
-    assert_close(refined, expected, rtol=0, atol=1e-12)
+    refined = pamr(images.to(device), masks.to(device), iterations=iterations, dilations=tuple(dilations))
+    assert_close(refined.cpu(), expected, rtol=0, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)

@@ -1,14 +1,16 @@
 """Segmentation and class embeddings as `tcl` computes them equal the plain ones, in float32."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from tcl.inference.baselines import METHODS, TrainingFree
 from tcl.inference.evaluate import segment
 from tcl.inference.masks import InBfloat16, TCLSegmenter, soft_masks
 from tcl.inference.prompts import class_embeddings, prompt_templates
-from tcl.inference.settings import InferenceSettings
+from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings
 from tcl.inference.slide import model_input
 from tcl.model.build import build_grounder
 from tcl.model.clip import ClipSizes, build_clip, encode_text
@@ -68,6 +70,19 @@ def test_label_maps(model: TCLSegmenter, background: bool) -> None:
     assert (found == expected.numpy()).mean() > 0.999
 
 
+@pytest.mark.parametrize("size", [(375, 500), (1, 9), (40, 64), (64, 64)])
+def test_pixels_are_normalised_to_the_bit(size: tuple[int, int], device: torch.device) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for given in (image, image[:, ::-1, ::-1]):
+        found = model_input(given, SETTINGS, device)
+        resized = cv2.resize(given, (found.shape[3], found.shape[2]), interpolation=cv2.INTER_LINEAR)
+        rgb = torch.from_numpy(resized[:, :, ::-1].astype(np.float32))
+        expected = (rgb - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+        assert found.device.type == device.type
+        assert found.is_contiguous()
+        assert torch.equal(found[0].cpu(), expected.permute(2, 0, 1))
+
+
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("channels", [32, 272])
 def test_decoder_level(channels: int, learning: bool) -> None:
@@ -90,3 +105,23 @@ def test_bfloat16_is_near(model: TCLSegmenter) -> None:
     for ours, theirs in ((rough.dense, exact.dense), (rough.maskclip, exact.maskclip)):
         assert ours.dtype == torch.float32
         assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+@pytest.mark.parametrize("method", ["tcl", "baselines"])
+def test_bfloat16_weights_are_those_that_autocast_makes(model: TCLSegmenter, method: str) -> None:
+    chosen = model if method == "tcl" else TrainingFree(model.clip, list(METHODS), SETTINGS, levels=2).eval()
+    before = {name: weight.clone() for name, weight in chosen.state_dict().items()}
+    windows = torch.randn(2, 3, 61, 70, generator=torch.Generator().manual_seed(5))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = chosen.window_features(windows, maskclip=True)
+    wrapped = InBfloat16(chosen)
+    found = wrapped.window_features(windows, maskclip=True)
+    for ours, theirs in ((found.dense, expected.dense), (found.maskclip, expected.maskclip)):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or theirs is None or torch.equal(ours, theirs.float())
+    assert all(torch.equal(weight, before[name]) for name, weight in chosen.state_dict().items())
+    shared = {weight.data_ptr() for weight in chosen.state_dict().values()}
+    own = {name: each for name, each in wrapped._half.state_dict().items() if each.data_ptr() not in shared}
+    assert {each.dtype for each in own.values()} == {torch.bfloat16}
+    assert not any("ln_" in name or "embedding" in name or "levels" in name for name in own)
+    assert {"clip.visual.conv1.weight", "clip.visual.proj"} <= own.keys()

@@ -160,7 +160,7 @@ def test_the_cache_is_bounded(demo_checkpoint: Path) -> None:
     assert len(large._cache._kept) == 3
     kept = large._cache.of(tcl.segmenter.source.read_picture(scene(0).image))
     held = sum(t.nbytes for w in kept.features for t in w if isinstance(t, Tensor)) + kept.picture.pixels.nbytes
-    held += sum(t.values().nbytes + t.col_indices().nbytes for t in kept.transitions)
+    held += sum(each.nbytes for each in kept.affinities)
     assert kept.bytes == pytest.approx(held, rel=0.01)
 
 
