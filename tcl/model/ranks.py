@@ -154,5 +154,4 @@ def _device(local_rank: int) -> torch.device:
             f"TCL_PROCESSES: there must not be more processes than GPUs; this machine has {torch.cuda.device_count()}."
         )
     torch.cuda.set_device(local_rank)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every card; torch would convolve in TF32
     return torch.device("cuda", local_rank)
