@@ -57,7 +57,10 @@ def text_tower(sizes: ClipSizes) -> float:
 
 
 def decoder(sizes: TCLSizes) -> float:
-    """Forward of the grounder's decoder and projection. A level's first convolution has 4 taps a pixel, not 9."""
+    """Forward of the grounder's decoder and projection. A level's first convolution has 4 taps a pixel, not 9.
+
+    What a processor saves on top of that (`tcl.model.winograd`) is counted as done.
+    """
     width = sizes.clip.vision_width
     cells = (sizes.clip.image_size // sizes.clip.patch_size) ** 2
     convolutions = sum(2 * (4 + 9) * width**2 * cells * 4**level for level in range(1, sizes.decoder_levels + 1))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcl.model import winograd
 from tcl.model.clip import run_blocks, run_dense_blocks
 from tcl.model.recompute import recomputed, recomputed_if_large
-
-CHANNELS, KERNEL = 32, 1 << 19
-"""A processor convolves for groups of so many output channels, as many at once as have so many numbers in their kernel:
-it then stays in the cache.
-"""
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -32,7 +30,13 @@ class GatedResidual(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + recomputed_if_large(self.update, x)
+        return x + self.added(x, self.update, winograd.PLAIN)
+
+    def added(self, x: Tensor, update: Callable[[Tensor], Tensor], form: winograd.Form) -> Tensor:
+        """update(x), a convolution; where it pays, in the form that takes fewer multiplications."""
+        if winograd.worthwhile(x):
+            return winograd.convolution(form, self.activation, self.gated_weights, x, self.parameters())
+        return recomputed_if_large(update, x)
 
     def update(self, x: Tensor) -> Tensor:
         """What is added to x; the gate, a number, is applied to the weights."""
@@ -64,15 +68,8 @@ class DecoderLevel(nn.Module):
 
     def enlarged(self, x: Tensor) -> Tensor:
         """What the first block makes of the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
-        upsampled = F.interpolate(x, scale_factor=2, mode="nearest")
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_exporting():
-            return upsampled + recomputed_if_large(self.first_update, x)
-        activation = self.first.activation(x)
-        at_once = max(KERNEL // (16 * x.shape[1] * CHANNELS), 1) * CHANNELS
-        weights, biases = (each.split(at_once) for each in self.first.gated_weights())
-        for target, weight, bias in zip(upsampled.split(at_once, dim=1), weights, biases, strict=True):
-            target += upsampled_conv3x3(activation, weight, bias)
-        return upsampled
+        added = self.first.added(x, self.first_update, winograd.UPSAMPLED)
+        return added + F.interpolate(x, scale_factor=2, mode="nearest")
 
     def first_update(self, x: Tensor) -> Tensor:
         """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
@@ -85,8 +82,9 @@ def upsampled_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x: [B, C, h, w]; weight: [O, C, 3, 3]. Upsampling followed by the convolution is one transposed convolution of
     stride 2, whose 4x4 kernel holds the sums of the weights that meet the same pixel of x.
     """
-    spread = weight.new_tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
-    kernel = torch.einsum("ap,ocpq,bq->coab", spread, weight.flip(2, 3), spread)
+    kernel = weight.flip(2, 3).transpose(0, 1)
+    kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+    kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 

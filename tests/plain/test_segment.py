@@ -86,7 +86,7 @@ def test_pixels_are_normalised_to_the_bit(size: tuple[int, int], device: torch.d
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("channels", [32, 272])
 def test_decoder_level(channels: int, learning: bool) -> None:
-    """The larger one's kernel is made in parts where no gradient is wanted."""
+    """The larger one's convolutions take fewer multiplications."""
     torch.manual_seed(4)
     level = DecoderLevel(channels)
     level.first.gate.data.fill_(0.5)
