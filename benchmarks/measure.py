@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu_time import GpuTime, gpu_time
+from benchmarks.gpu_time import GpuTime
 from tcl.training.meter import matrix_peak
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -165,7 +165,6 @@ def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
         line=case.line,
         count=case.count,
         added=median(ours - theirs for ours, theirs in floor) if floor else None,
-        gpu=gpu_time(case.ours) if DEVICE.type == "cuda" else None,
     )
 
 
