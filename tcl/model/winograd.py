@@ -81,8 +81,9 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x)
         weight, bias = weights()
         kernel = _kernel(form, weight)
+        del weight
         rows, columns = (side // form.stride for side in x.shape[2:])
-        result = x.new_empty(len(x), rows, 2, columns, 2, len(weight))
+        result = x.new_empty(len(x), rows, 2, columns, 2, len(bias))
         for images in _groups(len(x), rows * columns):
             _convolve(form, _padded(activation(x[images])), kernel, bias, result[images])
         return result.view(len(x), 2 * rows, 2 * columns, -1).permute(0, 3, 1, 2)
