@@ -38,7 +38,11 @@ def machine(speed: Speed) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as Linux or Python gives it."""
+    """The processor's name, as Linux or Python gives it, and the widest vector instructions that torch uses."""
+    return f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

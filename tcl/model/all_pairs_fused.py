@@ -122,7 +122,7 @@ class _Masks:
     """
 
     def __init__(self, values: _Features, lines: _Lines, images: slice, some: slice) -> None:
-        self.features, self._values, self._lines = values.values[images], values, lines
+        self.features = values.values[images]
         self.products = torch.matmul(lines.texts[some], self.features.mT)
         self.pooling = torch.empty_like(self.products)
         shape = self.products.shape[:2]
