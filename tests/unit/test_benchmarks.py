@@ -1,12 +1,14 @@
 """The benchmarks' harness: what a row holds, what is kept, what a second run compares. No durations are judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.gpu_time import REST, GpuTime, kind
 from benchmarks.measure import Case, Measured, Speed, compare, held, measure
-from benchmarks.results import COLUMNS, header, machine, read, row, save
+from benchmarks.results import COLUMNS, gpu_times, header, machine, read, row, save
 from tcl.inference.pamr import pamr
 from tests.plain.pamr import pamr as plain_pamr
 
@@ -79,3 +81,26 @@ def test_the_results_that_are_timed_are_compared(speed: Speed) -> None:
     image, masks = torch.rand(1, 3, 32, 32), torch.rand(1, 4, 16, 16)
     both = [lambda work=work: work(image, masks, iterations=3, dilations=(1, 2)) for work in (pamr, plain_pamr)]
     assert (measure(Case("PAMR", "tiny", both[0], both[1]), speed, budget=0.01).difference or 0) < 1e-5
+
+
+def test_what_a_gpus_time_goes_to() -> None:
+    names = [
+        "_iterate",
+        "masks_gradient_kernel",
+        "nvjet_sm90_tst_128x72",
+        "sm90_xmma_dgrad_implicit_gemm",
+        "add_kernel",
+    ]
+    assert [kind(name) for name in names] == [
+        "fused kernels",
+        "fused kernels",
+        "matrix products",
+        "convolutions",
+        REST,
+    ]
+    seen = GpuTime(0.3, 12, {"attention": 0.9, "sums": 0.08, REST: 0.02})
+    row = Measured("work", "1 item", 0.5, None, None, None, None, None, None, None, 3, None, None)
+    told = gpu_times([row, replace(row, gpu=seen)])
+    assert told[-1] == "| work | 1 item | 60% of the time | 12 | attention 90%, sums 8% |"
+    assert len(told) == 4
+    assert gpu_times([row]) == []
