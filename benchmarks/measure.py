@@ -128,18 +128,22 @@ def copy_rate(device: torch.device) -> float:
 def measure(case: Case, speed: Speed, *, budget: float) -> Measured:
     """Run a case once for its memory and result, then in pairs until `budget` seconds are spent.
 
-    At least three pairs, or two if these take long. The first run is not timed: it allocates and fills caches.
+    At least three pairs, or two if these take long. The first run allocates and fills caches: it counts as a pair where
+    that is a small part of it, because it takes longer than the budget.
     """
     began = time.perf_counter()
-    memory, result = held(case.ours)
+    memory, took, result = held(case.ours)
+    own = [took]
+    plain: list[float] = []
     plain_memory, difference = None, None
     if case.plain is not None:
-        plain_memory, expected = held(case.plain)
+        plain_memory, took, expected = held(case.plain)
+        plain.append(took)
         difference = compare(result, expected)
         del expected
     del result
-    own: list[float] = []
-    plain: list[float] = []
+    if sum(own + plain) < budget:
+        own, plain = [], []
     while len(own) < 25:
         spent = (time.perf_counter() - began) / budget
         if (len(own) >= 3 and spent > 1) or (len(own) >= 2 and spent > 2):
@@ -193,8 +197,8 @@ def timed(work: Work) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def held(work: Work) -> tuple[int | None, Any]:
-    """The most bytes that the work holds beyond those held before it, its result included; and the result.
+def held(work: Work) -> tuple[int | None, float, Any]:
+    """The most bytes that the work holds beyond those held before it, its result included; its duration; the result.
 
     On a GPU as its allocator counts them, else of the whole process; None where the system does not say.
     """
@@ -202,16 +206,16 @@ def held(work: Work) -> tuple[int | None, Any]:
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        result = timed(work)[1]
-        return torch.cuda.max_memory_allocated() - before, result
+        duration, result = timed(work)
+        return torch.cuda.max_memory_allocated() - before, duration, result
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed but not given back would hide what is used
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return None, work()
+        return None, *timed(work)
     before = _peak_resident()
-    result = work()
-    return _peak_resident() - before, result
+    duration, result = timed(work)
+    return _peak_resident() - before, duration, result
 
 
 def _peak_resident() -> int:
