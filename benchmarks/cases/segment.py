@@ -18,6 +18,8 @@ from benchmarks.cases.model import window_flops
 from benchmarks.measure import DEVICE, PRECISIONS, Case, suffix
 from benchmarks.random_model import embeddings, picture, segmenter
 from tcl.datasets import benchmark as benchmarks
+from tcl.datasets.benchmark import prompted_classes
+from tcl.datasets.mmseg import open_dataset
 from tcl.inference.evaluate import Head, evaluate_heads, segment
 from tcl.inference.masks import InBfloat16
 from tcl.inference.settings import InferenceSettings
@@ -105,6 +107,8 @@ def sweep(settings: InferenceSettings) -> Case:
     split = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
     split.parent.mkdir(parents=True)
     split.write_text("a\n")
+    open_dataset(benchmark, root)[0]  # imports take seconds the first time, and so do prompts
+    segmenter().class_embeddings(prompted_classes(benchmark, None), settings.templates)
 
     def score(thresholds: int) -> None:
         assert folder.name  # kept as long as the case
