@@ -48,10 +48,9 @@ def test_level(
         assert_close(level(x), expected)
 
 
-@pytest.mark.parametrize("channels", [32, winograd.CHANNELS])
-def test_upsampled_conv3x3(channels: int) -> None:
+def test_upsampled_conv3x3() -> None:
     torch.manual_seed(2)
-    x, weight, bias = torch.randn(2, channels, 5, 7), torch.randn(8, channels, 3, 3), torch.randn(8)
+    x, weight, bias = torch.randn(2, 32, 5, 7), torch.randn(8, 32, 3, 3), torch.randn(8)
     expected = F.conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)
     assert_close(upsampled_conv3x3(x, weight, bias), expected, rtol=0, atol=2e-4)
 
