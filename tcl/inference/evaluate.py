@@ -17,7 +17,7 @@ from tcl.datasets.benchmark import Benchmark, Sample, prompted_classes
 from tcl.errors import TCLError
 from tcl.inference.masks import SegmentationModel
 from tcl.inference.settings import InferenceSettings
-from tcl.inference.slide import PixelLogits, SlidingMasks, label_map, model_input, sliding_logits
+from tcl.inference.slide import PixelLogits, SlidingMasks, model_input
 from tcl.inference.thresholds import THRESHOLDS, best_threshold, threshold_counts, threshold_curve
 from tcl.model.ranks import Ranks
 from tcl.progress import progress
@@ -78,8 +78,9 @@ def segment(
 ) -> NDArray[np.int64]:
     """Channel indices [H, W] of an image, uint8 BGR [H, W, 3]; channel 0 is the background if there is one."""
     inputs = model_input(image, settings, embeddings.device)
-    logits = sliding_logits(model, inputs, embeddings, settings=settings, background=background)
-    return label_map(logits, (image.shape[0], image.shape[1]))
+    masks = SlidingMasks(model, inputs, {settings.templates: embeddings}, [settings]).under(settings)
+    logits = PixelLogits(masks, (image.shape[0], image.shape[1]))
+    return logits.chosen(settings.background_threshold if background else None)
 
 
 def evaluate(
@@ -147,10 +148,10 @@ def _logits(
         sliding = SlidingMasks(model, model_input(loaded.image, settings[0], device), embeddings, settings)
         ascending = sorted(alike, key=lambda tally: tally.head.settings.pamr_iterations)
         for shared, theirs in _grouped(ascending, lambda tally: tally.head.masks):
-            masks = sliding.under(shared)
             for part, each in _grouped(theirs, lambda tally: tally.head.part):
                 classes = len(each[0].names)
-                logits = PixelLogits(masks[:, part * classes : (part + 1) * classes], size)
+                channels = slice(part * classes, (part + 1) * classes)
+                logits = PixelLogits(sliding.under(shared, channels), size)
                 yield from ((tally, logits) for tally in each)
 
 

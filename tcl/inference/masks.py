@@ -179,11 +179,12 @@ class WindowMasks:
         self._affinities: dict[tuple[int, ...], Affinities] = {}
         self._refined: dict[tuple[str, tuple[int, ...]], tuple[int, Tensor]] = {}
 
-    def on_grid(self, settings: InferenceSettings) -> Tensor:
-        """Soft masks [B, C, h, w] on the mask grid, refined and mixed as the settings say."""
+    def on_grid(self, settings: InferenceSettings, channels: slice = slice(None)) -> Tensor:
+        """Soft masks [B, c, h, w] of some channels on the mask grid, refined and mixed as the settings say."""
         masks = self._refine(settings) if settings.pamr else self._masks[settings.templates]
+        masks = masks[:, channels]
         if settings.kp_w > 0 and self._priors:
-            prior = resize(self._priors[settings.templates], self._grid)
+            prior = resize(self._priors[settings.templates][:, channels], self._grid)
             masks = settings.kp_w * prior + (1 - settings.kp_w) * masks
         return masks
 

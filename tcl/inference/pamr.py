@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcl.model.fused import is_fused
 
-CLASSES = 64
+CLASSES = 32
 """Masks that are refined at once: few enough to stay in a processor's cache through the iterations."""
 
 PIXELS = 4096

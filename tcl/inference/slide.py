@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from tcl.inference.masks import SegmentationModel, WindowMasks, resize
 from tcl.inference.settings import IMAGENET_MEAN, IMAGENET_STD, InferenceSettings
 
 WINDOWS, MASKS = 4, 32
-"""Windows that go through the towers at once, and masks that are resized at once."""
+"""Windows that go through the towers at once, and masks that a processor resizes at once; a GPU takes all of them."""
 
 
 def model_input(image: NDArray[np.uint8], settings: InferenceSettings, device: torch.device | str = "cpu") -> Tensor:
@@ -54,10 +54,9 @@ def sliding_logits(
 
     C is the number of embeddings, with a constant background channel in front of them if asked for.
     """
-    masks = SlidingMasks(model, image, {settings.templates: embeddings}, [settings]).under(settings)
-    if not background:
-        return masks
-    return torch.cat([torch.full_like(masks[:, :1], settings.background_threshold), masks], dim=1)
+    masks = list(SlidingMasks(model, image, {settings.templates: embeddings}, [settings]).under(settings))
+    front = [torch.full_like(masks[0][:, :1], settings.background_threshold)] if background else []
+    return torch.cat([*front, *masks], dim=1)
 
 
 class SlidingMasks:
@@ -81,21 +80,27 @@ class SlidingMasks:
         self.windows = [WindowMasks(model, part, embeddings, maskclip=maskclip) for part in windows.split(WINDOWS)]
 
     @torch.no_grad()
-    def under(self, settings: InferenceSettings) -> Tensor:
-        """Soft masks [1, C, H, W] under one of the settings, averaged over the windows.
+    def under(self, settings: InferenceSettings, channels: slice = slice(None)) -> Iterator[Tensor]:
+        """Soft masks under one of the settings, averaged over the windows, some at a time: [1, c, H, W].
 
-        C is the number of the model's masks: one an embedding, or one an embedding and method.
+        channels: which of the model's masks, of which there is one an embedding, or one an embedding and method.
         """
-        total = self.image.new_zeros(1, self.windows[0].count, *self.image.shape[2:])
+        first, last, _ = channels.indices(self.windows[0].count)
+        step = MASKS if self.image.device.type == "cpu" else last - first
+        for start in range(first, last, step):
+            some = slice(start, min(start + step, last))
+            yield self._averaged([windows.on_grid(settings, some) for windows in self.windows])
+
+    def _averaged(self, masks: Sequence[Tensor]) -> Tensor:
+        """Masks [1, c, H, W] of the image from those of the windows, batches of [B, c, h, w] on the grid."""
+        total = self.image.new_zeros(1, masks[0].shape[1], *self.image.shape[2:])
         visits = torch.zeros_like(total[:, :1])
-        masks_of_windows = (
-            (windows, masks) for windows in self.windows for masks in windows.on_grid(settings).split(1)
-        )
-        for (y, x), (windows, masks) in zip(self.corners, masks_of_windows, strict=True):
+        size, inside = self.windows[0].size, self.windows[0].inside
+        each_window = (window for batch in masks for window in batch.split(1))
+        for (y, x), window in zip(self.corners, each_window, strict=True):
             place = (..., slice(y, y + self.side), slice(x, x + self.side))
+            total[place] += resize(window, size)[inside]
             visits[place] += 1
-            for sums, part in zip(total[place].split(MASKS, dim=1), masks.split(MASKS, dim=1), strict=True):
-                sums += resize(part, windows.size)[windows.inside]
         return total.div_(visits)
 
 
@@ -104,17 +109,27 @@ NEAR = 1e-6
 
 
 class PixelLogits:
-    """Logits of an image [1, C, H', W'] brought to its own size (bilinear), and the highest one at each pixel.
+    """Logits of an image brought to its own size (bilinear), and the highest one at each pixel.
 
     best: its value [H, W]; channel: its index.
     """
 
     @torch.no_grad()
-    def __init__(self, logits: Tensor, size: tuple[int, int]) -> None:
-        self._size, self._image_size = (logits.shape[2], logits.shape[3]), size
-        self.logits = resize(logits, size)[0]
-        self.best, self.channel = self.logits.max(dim=0)
-        self._close = (self.logits >= self.best - NEAR).sum(dim=0, dtype=torch.int16) > 1
+    def __init__(self, parts: Iterable[Tensor], size: tuple[int, int]) -> None:
+        """parts: logits [1, c, H', W'], some channels after the others."""
+        self._parts: list[Tensor] = []
+        bests, channels, count = [], [], 0
+        for part in parts:
+            self._size, self._image_size = (part.shape[2], part.shape[3]), size
+            self._parts.append(resize(part, size)[0])
+            best, channel = self._parts[-1].max(dim=0)
+            bests.append(best)
+            channels.append(channel + count)
+            count += part.shape[1]
+        self.best, part_of_best = torch.stack(bests).max(dim=0)
+        self.channel = torch.stack(channels).gather(0, part_of_best[None])[0]
+        near = [(part >= self.best - NEAR).sum(dim=0, dtype=torch.int16) for part in self._parts]
+        self._close = torch.stack(near).sum(dim=0) > 1
 
     @torch.no_grad()
     def chosen(self, background: float | None = None) -> NDArray[np.int64]:
@@ -123,17 +138,12 @@ class PixelLogits:
         Only where several logits are close does the softmax decide: of those that it makes equal, the first one wins.
         """
         chosen, close = self.channel.clone(), self._close
-        front = self.logits[:0]
+        front = self._parts[0][:0]
         if background is not None:
             front = resize(self.best.new_full((1, 1, *self._size), background), self._image_size)[0]
             chosen = torch.where(front[0] >= self.best, 0, 1 + chosen)
             close = close | ((front[0] - self.best).abs() <= NEAR)
         rows, columns = close.nonzero(as_tuple=True)  # found once, as the caller must wait for a GPU to find them
-        compared = torch.cat([front[:, rows, columns], self.logits[:, rows, columns]])
+        compared = torch.cat([part[:, rows, columns] for part in (front, *self._parts)])
         chosen[rows, columns] = compared.softmax(dim=0).argmax(dim=0)
         return chosen.cpu().numpy()
-
-
-def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Logits [1, C, H', W'] -> channel indices [H, W]: bilinear to the image's own size, softmax, argmax."""
-    return PixelLogits(logits, size).chosen()

@@ -153,17 +153,20 @@ def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
 
 
 def attention_block(block: Block, tokens: Tensor, first: int | None = None, mask: Tensor | None = None) -> Tensor:
-    """An ordinary CLIP block for a gradient with respect to its tokens alone: [B, L, C] -> [B, L, C].
+    """An ordinary CLIP block: [B, L, C] -> [B, L, C].
 
-    With frozen weights and batches of tokens that want a gradient, torch's own attention multiplies each position by
-    the weights apart; here all positions are one product, and a large MLP keeps one of its tensors instead of three.
+    Torch's own holds the attention matrices of all heads, and multiplies each position by frozen weights apart where
+    tokens want a gradient; here neither happens. For a gradient, a large MLP keeps one of its tensors instead of three.
     first: only so many tokens from the start are wanted. mask: added to the attention's logits, [L, L].
     """
     width, attention = tokens.shape[-1], block.attn
     weights, biases = attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(tokens)
-    queries = F.linear(normed[:, :first], weights[:width], biases[:width])
-    keys, values = F.linear(normed, weights[width:], biases[width:]).chunk(2, dim=-1)
+    if first is None:
+        queries, keys, values = F.linear(normed, weights, biases).chunk(3, dim=-1)
+    else:
+        queries = F.linear(normed[:, :first], weights[:width], biases[:width])
+        keys, values = F.linear(normed, weights[width:], biases[width:]).chunk(2, dim=-1)
     heads = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
     queries, keys, values = heads
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
@@ -187,10 +190,8 @@ def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor
 
 def run_blocks(blocks: Iterable[Block], tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Tokens [B, L, C] through ordinary blocks; mask: added to the attention's logits, [L, L]."""
-    # Under autocast torch's own attention multiplies each position by a copy of the weights, unless these are trained.
-    autocast = torch.is_autocast_enabled(tokens.device.type)
     for block in blocks:
-        tokens = attention_block(block, tokens, mask=mask) if autocast else block(tokens, attn_mask=mask)
+        tokens = attention_block(block, tokens, mask=mask)
     return tokens
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,13 +28,19 @@ class GatedResidual(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.added(x, self.update, winograd.PLAIN)
-
-    def added(self, x: Tensor, update: Callable[[Tensor], Tensor], form: winograd.Form) -> Tensor:
-        """update(x), a convolution; where it pays, in the form that takes fewer multiplications."""
         if winograd.worthwhile(x):
-            return winograd.convolution(form, self.activation, self.gated_weights, x, self.parameters())
-        return recomputed_if_large(update, x)
+            return self.in_few_products(x, winograd.PLAIN)
+        return x + recomputed_if_large(self.update, x)
+
+    def in_few_products(self, x: Tensor, form: winograd.Form) -> Tensor:
+        """The block's result for x or, if `form` says so, for its upsampling."""
+        return winograd.residual(form, self.activation, self.gated_weights, x, self.parameters())
+
+    def forward_(self, x: Tensor) -> Tensor:
+        """The block's result, written over x where that saves memory: x is of no use afterwards."""
+        if torch.is_grad_enabled() or not winograd.worthwhile(x):
+            return self(x)
+        return winograd.add_residual_(self.activation, self.gated_weights, x)
 
     def update(self, x: Tensor) -> Tensor:
         """What is added to x; the gate, a number, is applied to the weights."""
@@ -64,12 +68,13 @@ class DecoderLevel(nn.Module):
         self.second = GatedResidual(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.enlarged(x))
+        return self.second.forward_(self.enlarged(x))
 
     def enlarged(self, x: Tensor) -> Tensor:
         """What the first block makes of the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""
-        added = self.first.added(x, self.first_update, winograd.UPSAMPLED)
-        return added + F.interpolate(x, scale_factor=2, mode="nearest")
+        if winograd.worthwhile(x):
+            return self.first.in_few_products(x, winograd.UPSAMPLED)
+        return recomputed_if_large(self.first_update, x) + F.interpolate(x, scale_factor=2, mode="nearest")
 
     def first_update(self, x: Tensor) -> Tensor:
         """What the first block adds to the upsampled x: [B, C, h, w] -> [B, C, 2h, 2w]."""

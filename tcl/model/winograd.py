@@ -1,4 +1,4 @@
-"""3x3 convolutions in fewer multiplications, on a processor (Winograd's filtering; Lavin and Gray, CVPR 2016).
+"""Residual 3x3 convolutions in fewer multiplications, on a processor (Winograd's filtering; Lavin and Gray, CVPR 2016).
 
 A convolution's 2x2 neighbouring outputs are made of T x T products of transformed inputs and a transformed kernel; the
 transforms add and subtract. With T = 4 it takes 16 multiplications for 36. Where the input is upsampled x2 (nearest),
@@ -45,7 +45,7 @@ PLAIN = Form(
     kernels=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
     stride=2,
 )
-"""The convolution of an input of even height and width: [B, C, h, w] -> [B, O, h, w]."""
+"""The convolution of an input of even height and width: [B, C, h, w] -> [B, C, h, w]."""
 
 UPSAMPLED = Form(
     inputs=((1, -1, 0), (0, 1, 0), (0, -1, 1)),
@@ -53,40 +53,44 @@ UPSAMPLED = Form(
     kernels=((1, 0, 0), (1, 1, 1), (0, 0, 1)),
     stride=1,
 )
-"""The convolution of the nearest x2 upsampling of the input: [B, C, h, w] -> [B, O, 2h, 2w]."""
+"""The convolution of the nearest x2 upsampling of the input: [B, C, h, w] -> [B, C, 2h, 2w]."""
 
 
 def worthwhile(x: Tensor) -> bool:
-    """Whether `convolution` suits x: on a processor, in full precision, not traced, of many channels."""
+    """Whether `residual` suits x: on a processor, in full precision, not traced, of many channels."""
     eager = not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
     return eager and x.device.type == "cpu" and x.dtype.itemsize >= 4 and x.shape[1] >= CHANNELS
 
 
-def convolution(form: Form, activation: Activation, weights: Weights, x: Tensor, parameters: Parameters) -> Tensor:
-    """conv3x3(activation(x), *weights()) with zero padding 1, of the shape that `form` says.
+def residual(form: Form, activation: Activation, weights: Weights, x: Tensor, parameters: Parameters) -> Tensor:
+    """x, or its upsampling, + conv3x3(activation(x), *weights()) with zero padding 1: the shape that `form` says.
 
-    activation: of each image apart. parameters: all that activation and weights use. For the gradient x alone is kept;
+    activation: of each pixel apart. parameters: all that activation and weights use. For the gradient x alone is kept;
     the activation is made again, of a few images at a time.
     """
-    result: Tensor = _Convolution.apply(form, activation, weights, x, *parameters)
+    result: Tensor = _Residual.apply(form, activation, weights, x, *parameters)
     return result
 
 
-class _Convolution(torch.autograd.Function):
+@torch.no_grad()
+def add_residual_(activation: Activation, weights: Weights, x: Tensor) -> Tensor:
+    """`residual` of the form `PLAIN`, without a gradient, written over x."""
+    _write_residual(PLAIN, activation, weights, x, _tiled(x, PLAIN.stride))
+    return x
+
+
+class _Residual(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, form: Form, activation: Activation, weights: Weights, x: Tensor, *parameters: nn.Parameter
     ) -> Tensor:
         ctx.form, ctx.activation, ctx.weights, ctx.parameters = form, activation, weights, parameters
         ctx.save_for_backward(x)
-        weight, bias = weights()
-        kernel = _kernel(form, weight)
-        del weight
-        rows, columns = (side // form.stride for side in x.shape[2:])
-        result = x.new_empty(len(x), rows, 2, columns, 2, len(bias))
-        for images in _groups(len(x), rows * columns):
-            _convolve(form, _padded(activation(x[images])), kernel, bias, result[images])
-        return result.view(len(x), 2 * rows, 2 * columns, -1).permute(0, 3, 1, 2)
+        batch, channels, height, width = x.shape
+        scale = 2 // form.stride
+        result = x.new_empty(batch, scale * height, scale * width, channels).permute(0, 3, 1, 2)
+        _write_residual(form, activation, weights, x, _tiled(result, 2))
+        return result
 
     @staticmethod
     @once_differentiable
@@ -98,12 +102,14 @@ class _Convolution(torch.autograd.Function):
         kernel = _kernel(form, weight.detach())
         of_kernel, of_bias = torch.zeros_like(kernel), torch.zeros_like(bias)
         of_x, of_parameters = torch.zeros_like(x), [torch.zeros_like(each) for each in wanted]
-        rows, columns = (side // form.stride for side in x.shape[2:])
+        of_added = _tiled(of_x, form.stride)
+        rows, columns = of_added.shape[1:4:2]
         for images in _groups(len(x), rows * columns):
             part = x[images].detach().requires_grad_()
             with torch.enable_grad():
                 activation = ctx.activation(part)
-            whole = gradient[images].permute(0, 2, 3, 1).contiguous().view(-1, rows, 2, columns, 2, len(weight))
+            whole = _tiled(gradient[images].contiguous(memory_format=torch.channels_last), 2)
+            of_added[images] = whole.sum_to_size(of_added[images].shape)
             of_activation = _gradients(form, _padded(activation.detach()), kernel, whole, of_kernel, of_bias)
             found = _pulled_back([activation], [part, *wanted], [of_activation])
             _accumulate([of_x[images], *of_parameters], found)
@@ -125,12 +131,48 @@ def _accumulate(sums: list[Tensor], found: Sequence[Tensor | None]) -> None:
             total += each
 
 
+def _tiled(x: Tensor, side: int) -> Tensor:
+    """A view of [B, C, h, w] by squares of pixels: [B, rows, side, columns, side, C]."""
+    return x.permute(0, 2, 3, 1).unflatten(2, (-1, side)).unflatten(1, (-1, side))
+
+
+def _write_residual(form: Form, activation: Activation, weights: Weights, x: Tensor, result: Tensor) -> None:
+    """Write all 2x2 outputs [B, rows, 2, columns, 2, C], which may be x itself."""
+    weight, bias = weights()
+    kernel = _kernel(form, weight)
+    del weight
+    added = _tiled(x, form.stride)
+    rows, columns = result.shape[1:4:2]
+    for images in _groups(len(x), rows * columns):
+        for top, bottom, padded in _padded_bands(form, activation, x[images], rows, columns):
+            outputs = _convolve(form, padded, kernel, bias)
+            torch.add(outputs, added[images, top:bottom], out=result[images, top:bottom])
+
+
 def _padded(x: Tensor) -> Tensor:
     """[B, C, h, w] -> [B, h + 2, w + 2, C], zeros around."""
     batch, channels, height, width = x.shape
     padded = x.new_zeros(batch, height + 2, width + 2, channels)
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     return padded
+
+
+def _padded_bands(
+    form: Form, activation: Activation, x: Tensor, rows: int, columns: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """From which to which row of tiles, and what `_padded(activation(x))` has under them, valid until the next ones."""
+    bands = list(_bands(rows, columns))
+    padded = x.new_zeros(len(x), form.stride * bands[0][1] + 2, x.shape[3] + 2, x.shape[1])
+    last = padded[:, :2]  # the pixels that a band shares with the one before
+    for top, bottom in bands:
+        band = padded[:, : form.stride * (bottom - top) + 2]
+        band[:, :2] = last.clone()
+        fresh = x[:, :, form.stride * top + 1 if top else 0 : form.stride * bottom + 1]
+        start = 2 if top else 1
+        band[:, start : start + fresh.shape[2], 1:-1] = activation(fresh).permute(0, 2, 3, 1)
+        band[:, start + fresh.shape[2] :] = 0
+        last = band[:, -2:]
+        yield top, bottom, band
 
 
 def _kernel(form: Form, weight: Tensor) -> Tensor:
@@ -144,13 +186,12 @@ def _taps(form: Form, like: Tensor) -> Tensor:
     return torch.einsum("ap,bq->bapq", matrix, matrix).reshape(-1, 9)
 
 
-def _convolve(form: Form, padded: Tensor, kernel: Tensor, bias: Tensor, result: Tensor) -> None:
-    """Write the 2x2 outputs of all tiles [B, rows, 2, columns, 2, O]."""
-    for top, bottom in _bands(*result.shape[1:4:2]):
-        tiles = _tiles(form, _band(form, padded, top, bottom))
-        products = torch.bmm(_matrices(tiles), kernel.mT).view(*tiles.shape[:-1], -1)
-        products[1, 1] += bias
-        _assemble(form, products, result[:, top:bottom])
+def _convolve(form: Form, padded: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """The 2x2 outputs of tiles [B, rows, 2, columns, 2, O]."""
+    tiles = _tiles(form, padded)
+    products = torch.bmm(_matrices(tiles), kernel.mT).view(*tiles.shape[:-1], -1)
+    products[1, 1] += bias
+    return _assemble(form, products)
 
 
 def _gradients(
@@ -215,10 +256,13 @@ def _tiles_adjoint(form: Form, tiles: Tensor, padded: Tensor) -> None:
     _add(back, halfway.unbind(), _places(form, padded, 1))
 
 
-def _assemble(form: Form, products: Tensor, result: Tensor) -> None:
-    """Write the 2x2 outputs [B, rows, 2, columns, 2, O] of products [T, T, B, rows, columns, O]."""
+def _assemble(form: Form, products: Tensor) -> Tensor:
+    """The 2x2 outputs [B, rows, 2, columns, 2, O] of products [T, T, B, rows, columns, O]."""
+    batch, rows, columns, channels = products.shape[2:]
+    result = products.new_empty(batch, rows, 2, columns, 2, channels)
     halfway = _transformed(form.outputs, products.unbind())
     _write(form.outputs, halfway.unbind(1), result.permute(4, 2, 0, 1, 3, 5).unbind(1))
+    return result
 
 
 def _assemble_adjoint(form: Form, result: Tensor) -> Tensor:

@@ -73,11 +73,13 @@ def test_parts_are_the_methods_alone(model: TCLSegmenter) -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 1e-6, 1e-7, 0.0])
 @pytest.mark.parametrize("background", [None, 0.5])
-def test_channels_are_those_of_softmax_and_argmax(spread: float, background: float | None) -> None:
+@pytest.mark.parametrize("part", [1, 9, 23])
+def test_channels_are_those_of_softmax_and_argmax(spread: float, background: float | None, part: int) -> None:
     generator = torch.Generator().manual_seed(0)
     masks = 0.5 + spread * (torch.rand(1, 23, 40, 37, generator=generator) - 0.5)
-    logits = resize(masks, (61, 50))
+    parts = masks.split(part, dim=1)
+    logits = torch.cat([resize(each, (61, 50)) for each in parts], dim=1)
     if background is not None:
         logits = torch.cat([resize(torch.full_like(masks[:, :1], background), (61, 50)), logits], dim=1)
     expected = logits.softmax(dim=1).argmax(dim=1)[0].numpy()
-    np.testing.assert_array_equal(PixelLogits(masks, (61, 50)).chosen(background), expected)
+    np.testing.assert_array_equal(PixelLogits(parts, (61, 50)).chosen(background), expected)
