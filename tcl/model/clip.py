@@ -29,6 +29,9 @@ LIMITS = {"vision_layers": 256, "text_layers": 256, "context_length": 4096}
 LIMIT = 1 << 20
 """The largest sizes that are believed of a file; what costs memory or time without weights to show for it, less."""
 
+ROWS = 64
+"""Tokens whose activation a processor takes at once: few enough for its cache."""
+
 
 @dataclass(frozen=True)
 class ClipSizes:
@@ -149,7 +152,19 @@ def identity_attention_block(block: Block, tokens: Tensor) -> Tensor:
     width = tokens.shape[-1]
     values = F.linear(block.ln_1(tokens), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
     tokens = tokens + block.attn.out_proj(values)
-    return tokens + block.mlp(block.ln_2(tokens))
+    return tokens + mlp(block, tokens)
+
+
+def mlp(block: Block, tokens: Tensor) -> Tensor:
+    """What a block's MLP adds to tokens: [B, L, C] -> [B, L, C]."""
+    hidden = block.mlp.c_fc(block.ln_2(tokens))
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    if torch.is_grad_enabled() or hidden.device.type != "cpu" or traced:
+        hidden = recomputed_if_large(block.mlp.gelu, hidden)
+    else:
+        for rows in hidden.flatten(0, -2).split(ROWS):
+            rows.copy_(block.mlp.gelu(rows))
+    return block.mlp.c_proj(hidden)
 
 
 def attention_block(block: Block, tokens: Tensor, first: int | None = None, mask: Tensor | None = None) -> Tensor:
@@ -171,8 +186,7 @@ def attention_block(block: Block, tokens: Tensor, first: int | None = None, mask
     queries, keys, values = heads
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
     tokens = tokens[:, :first] + attention.out_proj(attended)
-    hidden = block.mlp.c_fc(block.ln_2(tokens))
-    return tokens + block.mlp.c_proj(recomputed_if_large(block.mlp.gelu, hidden))
+    return tokens + mlp(block, tokens)
 
 
 def embed_images(visual: ImageTower, images: Tensor, block: Callable[..., Tensor] = attention_block) -> Tensor:

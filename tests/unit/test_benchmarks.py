@@ -44,11 +44,11 @@ def test_memory_is_the_peak_beyond_what_was_held() -> None:
             large = torch.ones(8 << 20)
         return large[:1].clone() + kept[0]
 
-    memory, duration, result = held(work)
-    assert duration > 0
-    assert result == 2
-    if memory is not None:  # a system that does not say
-        assert (32 << 20) * 0.9 < memory < (32 << 20) * 4
+    runs = [held(work) for _ in range(3)]
+    assert all(duration > 0 and result == 2 for _, duration, result in runs)
+    known = [memory for memory, _, _ in runs if memory is not None]  # some systems do not say
+    if known:  # what else happens in the process counts too
+        assert (32 << 20) * 0.9 < min(known) < (32 << 20) * 4
 
 
 def test_differences() -> None:
