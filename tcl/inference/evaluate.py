@@ -131,16 +131,21 @@ def evaluate_heads(
     own = range(ranks.rank, len(dataset), ranks.size)
     for index in progress(own, title=benchmark.key, unit="image", total=len(own), shown=ranks.first):
         loaded = dataset[index]
-        for tally, logits in _logits(model, loaded, embeddings, tallies):
-            tally.add(logits, loaded, index, dataset.samples[index].labels)
+        for sharing, logits in _logits(model, loaded, embeddings, tallies):
+            for tally in sharing:
+                tally.add(logits, loaded, index, dataset.samples[index].labels)
+            if benchmark.background:
+                passed = sharing[0].threshold_counts(logits, loaded)
+                for tally in sharing:
+                    tally.thresholds += passed
     seconds = (time.monotonic() - began) / len(heads)
     return [Outcome(tally.result(ranks), seconds) for tally in tallies]
 
 
 def _logits(
     model: SegmentationModel, loaded: LabelledImage, embeddings: Mapping[str, Tensor], tallies: Sequence[Tally]
-) -> Iterator[tuple[Tally, PixelLogits]]:
-    """Each tally with its logits of an image; those that share logits follow each other."""
+) -> Iterator[tuple[list[Tally], PixelLogits]]:
+    """Tallies that share logits of an image, with them."""
     device = next(iter(embeddings.values())).device
     size = (loaded.labels.shape[0], loaded.labels.shape[1])
     for _, alike in _grouped(tallies, lambda tally: tally.head.view):
@@ -151,8 +156,7 @@ def _logits(
             for part, each in _grouped(theirs, lambda tally: tally.head.part):
                 classes = len(each[0].names)
                 channels = slice(part * classes, (part + 1) * classes)
-                logits = PixelLogits(sliding.under(shared, channels), size)
-                yield from ((tally, logits) for tally in each)
+                yield each, PixelLogits(sliding.under(shared, channels), size)
 
 
 def _grouped(tallies: Sequence[Tally], key: Callable[[Tally], Key]) -> Iterator[tuple[Key, list[Tally]]]:
@@ -176,7 +180,7 @@ class Tally:
         self.thresholds = np.zeros((3, classes, len(THRESHOLDS) + 1), dtype=np.int64)
 
     def add(self, logits: PixelLogits, loaded: LabelledImage, index: int, file: Path) -> None:
-        """Count one image, the index-th; raises TCLError that names `file` for bad labels."""
+        """Count one image, the index-th, but for the thresholds; raises TCLError that names `file` for bad labels."""
         from tcl.datasets.labels import write_labels
         from tcl.inference.metrics import areas, confusion
 
@@ -186,9 +190,6 @@ class Tally:
         prediction = self.channels[logits.chosen(background)]
         self.areas += _areas_of(areas, prediction, labels, benchmark, file)
         self.confusion += confusion(prediction, labels, classes=classes)
-        if benchmark.background:
-            scores, winners = logits.best.cpu().numpy(), self.channels[1:][logits.channel.cpu().numpy()]
-            self.thresholds += threshold_counts(scores, winners, labels, classes=classes)
         if self.head.maps:
             write_labels(self.head.maps / f"{loaded.name}.png", prediction.astype(np.uint8))
         if pictures and index < pictures.count:
@@ -196,6 +197,11 @@ class Tally:
 
             path = pictures.folder / f"{loaded.name}.png"
             write_overlay(path, loaded.image, labels, prediction, benchmark.classes, benchmark.background)
+
+    def threshold_counts(self, logits: PixelLogits, loaded: LabelledImage) -> NDArray[np.int64]:
+        """What one image with good labels adds to `thresholds`: the same whatever the head's own threshold is."""
+        scores, winners = logits.best.cpu().numpy(), self.channels[1:][logits.channel.cpu().numpy()]
+        return threshold_counts(scores, winners, loaded.labels, classes=len(self.benchmark.classes))
 
     def result(self, ranks: Ranks) -> dict[str, Any]:
         """The result of all ranks as plain values in a stable order."""
