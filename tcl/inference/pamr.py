@@ -18,9 +18,6 @@ CLASSES = 32
 COLUMNS = 8
 """Masks come to the sparse product in multiples of these: MKL takes a quarter longer for 21 columns than for 24."""
 
-PIXELS = 4096
-"""Pixels whose softmax is taken at once, so that it is not held a second time for all."""
-
 
 def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows and columns from a pixel to its eight neighbours at every dilation."""
@@ -39,48 +36,23 @@ def _neighbours(height: int, width: int, dilations: tuple[int, ...]) -> Tensor:
     return torch.stack(indices, dim=-1).view(height * width, -1)
 
 
-def _differences(padded: Tensor, image: Tensor, dilation: int, out: Tensor) -> Tensor:
-    """What the 3 x 3 pixels around each one have more than itself: `out` [3, 3, 3, h, w], channel, row, column first.
-
-    padded: the image [3, h, w] with as many pixels on all sides as the largest dilation.
-    """
-    height, width = image.shape[1:]
-    edge = (padded.shape[1] - height) // 2 - dilation
-    inner = padded[:, edge : padded.shape[1] - edge, edge : padded.shape[2] - edge]
-    return torch.sub(inner.unfold(1, height, dilation).unfold(2, width, dilation), image[:, None, None], out=out)
-
-
-def _deviation(padded: Tensor, image: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """Unbiased standard deviation [3, h, w] over the 9-neighbourhoods of all dilations together, summed in float64."""
-    exact, centre, count = padded.double(), image.double(), 9 * len(dilations)
-    sums, squares = torch.zeros_like(centre), torch.zeros_like(centre)
-    around = centre.new_empty(3, 3, *image.shape)
-    for dilation in dilations:
-        _differences(exact, centre, dilation, out=around)
-        sums += around.sum(dim=(1, 2))
-        squares += around.square_().sum(dim=(1, 2))
-    variance = (squares - sums.square() / count).clamp_(min=0) / (count - 1)
-    return variance.sqrt().to(image.dtype)
-
-
 def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     """Affinity of each pixel to its neighbours, rows summing to 1: [hw, 8 * dilations].
 
     image: [3, h, w]. a = mean over channels of -|x_p - x_q| / (1e-8 + 0.1 * std), softmax over the neighbours; std is
-    the unbiased deviation over the 9-neighbourhoods of all dilations together (54 values for six dilations).
+    the unbiased deviation over the 9-neighbourhoods of all dilations together (54 values for six dilations). Those are
+    taken as differences from the pixel, which is a ninth of them itself: their variance is at least a ninth of their
+    mean square, so that float32 does.
     """
-    height, width = image.shape[1:]
-    padded = F.pad(image[None], (max(dilations),) * 4, mode="replicate")[0]
-    scale = 1e-8 + 0.1 * _deviation(padded, image, dilations)
-    similarity = image.new_empty(height * width, 8 * len(dilations))
-    around = image.new_empty(3, 3, *image.shape)
-    for dilation, part in zip(dilations, similarity.split(8, dim=1), strict=True):
-        _differences(padded, image, dilation, out=around)
-        means = around.abs_().div_(-scale[:, None, None]).mean(dim=0).view(9, -1).T
-        part[:, :4], part[:, 4:] = means[:, :4], means[:, 5:]  # without the pixel itself
-    for rows in similarity.split(PIXELS):
-        rows.copy_(rows.softmax(dim=-1))
-    return similarity
+    neighbours = _neighbours(image.shape[1], image.shape[2], dilations).to(image.device)
+    indices, count = neighbours.flatten(), 9 * len(dilations)
+    similarity = image.new_zeros(neighbours.shape)
+    for pixels in image.flatten(1):
+        differences = pixels.index_select(0, indices).view_as(similarity).sub_(pixels[:, None])
+        sums, squares = differences.sum(dim=1), torch.linalg.vector_norm(differences, dim=1).square_()
+        variance = (squares - sums.square() / count).clamp_(min=0) / (count - 1)
+        similarity.addcdiv_(differences.abs_(), (1e-8 + 0.1 * variance.sqrt())[:, None], value=-1 / 3)
+    return similarity.softmax(dim=-1)
 
 
 def transition(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
