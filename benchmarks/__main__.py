@@ -18,6 +18,7 @@ import benchmarks.cases
 from benchmarks.gpu_time import gpu_time
 from benchmarks.measure import DEVICE, Case, Speed, measure
 from benchmarks.results import HEAD, gpu_times, header, machine, read, row, save
+from tcl.commands.boundary import boundary
 
 BUDGET = {False: 4.0, True: 40.0}
 """Seconds after which a case gets no further pair, without and with --full."""
@@ -62,4 +63,5 @@ def cases(areas: list[str], full: bool) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main()
+    with boundary("benchmarks"):
+        main()

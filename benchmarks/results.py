@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.measure import DEVICE, Measured, Speed
+from tcl.errors import TCLError
 from tcl.files import replacing, write_json, write_text
 
 if TYPE_CHECKING:
@@ -52,11 +53,14 @@ def _processor() -> str:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A saved table, or None."""
+    """A saved table, or None; raises TCLError if the file is damaged."""
     if not path.is_file():
         return None
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    saved["rows"] = {(each["name"], each["size"]): each for each in saved["cases"]}
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        saved["rows"] = {(each["name"], each["size"]): each for each in saved["cases"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TCLError(f"{path} is no table of a benchmark ({error!r}). Restore it with git, or delete it.") from error
     return saved
 
 

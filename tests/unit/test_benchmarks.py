@@ -9,6 +9,7 @@ import torch
 from benchmarks.gpu_time import REST, GpuTime, kind
 from benchmarks.measure import Case, Measured, Speed, compare, held, measure
 from benchmarks.results import COLUMNS, gpu_times, header, machine, read, row, save
+from tcl.errors import TCLError
 from tcl.inference.pamr import pamr
 from tests.plain.pamr import pamr as plain_pamr
 
@@ -76,6 +77,14 @@ def test_a_table_is_kept_and_compared(tmp_path: Path, speed: Speed) -> None:
     assert line.endswith("| 1.00 |")
     assert row(rows[0]) in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ['{"cases": [', "[]", '{"cases": [{"name": "PAMR"}]}'])
+def test_a_damaged_table_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text(text)
+    with pytest.raises(TCLError, match=r"cpu\.json is no table .* delete it"):
+        read(path)
 
 
 def test_the_results_that_are_timed_are_compared(speed: Speed) -> None:
